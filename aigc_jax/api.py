@@ -1,0 +1,248 @@
+"""The verbs in Python: `run = train(config)`, `run = load_run(path)`, `run.generate('Call me', num=4)`."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import jax
+
+from aigc_jax import data, models, tasks
+from aigc_jax import run as run_folder
+from aigc_jax.config import Schemas, as_dict, floats_of, load_file, override, resolve
+from aigc_jax.data import tokenizers
+from aigc_jax.errors import DataError, UsageError
+from aigc_jax.generation import text
+from aigc_jax.generation.strategies import Sampling
+from aigc_jax.task import State
+from aigc_jax.training import checkpoint, experiment, hooks, parallel
+from aigc_jax.training.console import Console
+from aigc_jax.training.optimizer import OptimizerConfig
+
+STARTED = time.perf_counter()  # when the command's own imports are done, near enough to its start
+
+
+def schemas():
+  return Schemas(tasks.SCHEMAS, models.SCHEMAS, OptimizerConfig)
+
+
+def read_config(config, overrides=()):
+  """The resolved config of 'FILE.py:VARIANT', a ConfigDict or nested dicts. Raises UsageError."""
+  config, known = load_file(config) if isinstance(config, str) else as_dict(config), schemas()
+  return resolve(override(config, list(overrides), known), known)
+
+
+def dry_run(config, overrides=()):
+  """Checks everything and prints parameters, memory and FLOPs of the compiled step; writes no run folder."""
+  experiment.use_compile_cache()
+  print(experiment.dry_run(experiment.prepare(read_config(config, overrides))))
+
+
+def train(config, workdir=None, overrides=(), quiet=False):
+  """Trains an experiment.
+
+  Args:
+    config: 'FILE.py:VARIANT', a ConfigDict or nested dicts with any part of the fields.
+    workdir: the run folder; None: a readable new one under runs/. A folder of the same config is resumed.
+    overrides: [(dotted key, text or value)].
+    quiet: print nothing.
+
+  Returns:
+    The TrainedRun.
+
+  Raises:
+    AigcError: its one line says what, where and what would be right; nothing is left behind by a bad config.
+  """
+  label = config if isinstance(config, str) else 'run'
+  prepared = experiment.prepare(read_config(config, overrides))
+  return start(prepared, workdir, label, quiet)
+
+
+def start(prepared, workdir, label, quiet=False, may_differ=()):
+  experiment.use_compile_cache()
+  steps = prepared.config['training']['steps']
+  with run_folder.create(workdir, prepared.config, may_differ=may_differ, label=label) as folder:
+    status = folder.read_status()
+    if status['state'] == 'done' and (status['step'] >= steps or status['message'] == 'early stop'):
+      with Console(quiet=quiet) as console:
+        console.say(f'{folder.path}: is done, {status["step"]} steps; nothing to do')
+        suggest(folder.path, console)
+      return load_run(folder.path)
+    with Console(folder.path / 'log.txt', quiet) as console:
+      console.say(f'run folder: {folder.path}')
+      experiment.train(prepared, folder, console, STARTED)
+      picture = experiment.loss_curve(folder.path)
+      console.say(f'loss curve: {picture}')
+      suggest(folder.path, console)
+  return load_run(folder.path)
+
+
+def suggest(path, console):
+  console.say(f'next: aigc generate {path} --prompt="..." --num=4')
+  console.say(f'      aigc eval {path}')
+  console.say(f'      aigc resume {path} --steps=...')
+
+
+def resume(path, steps=None, quiet=False):
+  """Goes on with a run from its newest good checkpoint; `steps` makes it longer. Returns the TrainedRun."""
+  config = run_folder.open_run(path).config
+  if steps is not None:
+    done = run_folder.open_run(path).read_status()['step']
+    if steps < done:
+      raise UsageError(f'--steps={steps}: {path} has taken {done} steps already; give more, or leave it out')
+    config = config | {'training': config['training'] | {'steps': steps}}
+  config = resolve(config, schemas())
+  tokenizer_path = Path(path) / 'tokenizer.json'
+  tokenizer = tokenizers.load(tokenizer_path) if tokenizer_path.exists() else None
+  prepared = experiment.prepare(config, tokenizer)
+  return start(prepared, path, 'run', quiet, experiment.EXTENSIBLE)
+
+
+def load_run(path, which='best'):
+  """A trained run, ready to use. `which`: 'best' (lowest validation loss), 'latest' or a step."""
+  return TrainedRun(Path(path), which)
+
+
+class TrainedRun:
+  """What a run folder holds, read when first needed. Nothing in the folder is executed."""
+
+  def __init__(self, path, which='best'):
+    self.path, self.which = path, which
+    self.config = resolve(run_folder.open_run(path).config, schemas())
+    self._loaded = None
+
+  def __repr__(self):
+    return f'TrainedRun({str(self.path)!r}, {self.which!r})'
+
+  @property
+  def metrics(self):
+    """The lines of metrics.jsonl, as dicts."""
+    return run_folder.read_metrics(self.path)
+
+  @property
+  def tokenizer(self):
+    return tokenizers.load(self.path / 'tokenizer.json')
+
+  @property
+  def model(self):
+    return models.build(self.config['model'], self.config['training']['precision'])
+
+  @property
+  def params(self):
+    """The parameters to use: their moving average where one was kept."""
+    if self._loaded is None:
+      self._load()
+    return self._loaded.params
+
+  def _load(self):
+    kept = 'params' if self.config['optimizer']['average'] is None else 'average'
+    names = (kept, 'frozen', 'extra', 'key')
+    step, fields = checkpoint.restore_fields(self.path / 'checkpoints', names, self.which)
+    params = merge(fields.get(kept, {}), fields.get('frozen', {}))
+    self._loaded = State(step, params, None, None, None, fields.get('extra', {}), fields['key'])
+    return self._loaded
+
+  def generate(self, prompts='', *, num=1, max_new_tokens=300, strategy='sample', stop=(), seed=0, on_text=None, **choices):
+    """Continues a prompt or a list of them.
+
+    Args:
+      strategy: 'greedy', or 'sample', 'top_k', 'top_p', 'min_p': drawing from what that filter leaves.
+      choices: temperature (0.8), top_k (40), top_p (0.9), min_p (0.05), repetition_penalty; None is the default
+        in brackets for the strategy of that name, and off for the others.
+
+    Returns:
+      [Completion], `num` for each prompt.
+    """
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    return text.generate_text(
+      models.decoder(self.model),
+      self.params,
+      self.tokenizer,
+      prompts,
+      num=num,
+      max_new_tokens=max_new_tokens,
+      sampling=make_sampling(strategy, **choices),
+      stop=stop,
+      seed=seed,
+      on_text=on_text,
+    )
+
+  def evaluate(self, source=None):
+    """{metric: value} of the validation split, or of all of another source such as 'text:PATH'."""
+    config = self.config
+    if source is None:
+      dataset = data.load(config['data'], self.tokenizer)
+    else:
+      dataset = data.load_validation(config['data'] | {'source': source, 'validation_source': None}, self.tokenizer)
+    experiment.use_compile_cache()
+    program = parallel.make_parallel(config, tasks.build)
+    state = jax.device_put(self._loaded or self._load(), program.replicated)
+    report = tasks.build(config).report
+    return hooks.evaluate(program, program.put_floats(floats_of(config)), state, dataset, report)
+
+
+def merge(params, frozen):
+  """Two nested dicts of arrays in one."""
+  merged = dict(params)
+  for name, value in frozen.items():
+    merged[name] = merge(merged.get(name, {}), value) if isinstance(value, dict) else value
+  return merged
+
+
+FILTERS = {'top_k': 40, 'top_p': 0.9, 'min_p': 0.05}
+
+
+def make_sampling(strategy, temperature=None, repetition_penalty=None, **filters):
+  """Sampling of a strategy's name and its numbers. Raises UsageError."""
+  if strategy not in ('greedy', 'sample', *FILTERS):
+    raise UsageError(f'strategy: {strategy!r} is not known; it takes greedy, sample, {", ".join(FILTERS)}')
+  if unknown := set(filters) - set(FILTERS):
+    raise UsageError(f'{min(unknown)}: no such choice; there are temperature, repetition_penalty, {", ".join(FILTERS)}')
+  if strategy == 'greedy':
+    given = [n for n, v in (*filters.items(), ('temperature', temperature)) if v is not None]
+    if given:
+      raise UsageError(f'--{given[0]}: means nothing with --strategy=greedy; leave it out or choose another strategy')
+    return Sampling(greedy=True, repetition_penalty=repetition_penalty)
+  if strategy in FILTERS and filters.get(strategy) is None:
+    filters[strategy] = FILTERS[strategy]
+  temperature = 0.8 if temperature is None else temperature
+  return Sampling(temperature=temperature, repetition_penalty=repetition_penalty, **filters)
+
+
+def read_prompts(path):
+  """The lines of a UTF-8 file. Raises DataError."""
+  try:
+    lines = Path(path).read_text(encoding='utf-8').splitlines()
+  except OSError as error:
+    raise DataError(f'{path}: cannot be read: {error.strerror}') from error
+  except UnicodeDecodeError as error:
+    raise DataError(f'{path}: is not UTF-8 at byte {error.start}; save it as UTF-8') from error
+  if not lines:
+    raise DataError(f'{path}: is empty; it takes one prompt a line')
+  return lines
+
+
+def list_runs(root='runs'):
+  """A table of the runs right under a folder, oldest first."""
+  if not os.path.isdir(root):
+    raise UsageError(f'{root}: no such folder; runs are under runs/ unless --workdir said otherwise')
+  rows = [('run', 'state', 'step', 'validation loss', 'started')]
+  for row in run_folder.list_runs(root):
+    loss = '' if row.validation_loss is None else f'{row.validation_loss:.4f}'
+    rows.append((row.name, row.state, f'{row.step}/{row.steps}', loss, row.started or ''))
+  return table(rows)
+
+
+def diff(first, second):
+  """A table of the config fields in which two runs differ."""
+  configs = [run_folder.open_run(path).config for path in (first, second)]
+  differences = run_folder.diff_configs(*configs)
+  if not differences:
+    return 'the configs are equal'
+  rows = [('field', str(first), str(second))]
+  return table(rows + [(d.key, run_folder.shown_value(d.a), run_folder.shown_value(d.b)) for d in differences])
+
+
+def table(rows):
+  widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
+  return '\n'.join('  '.join(str(c).ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)

@@ -1,0 +1,337 @@
+"""Configs: load a file, override by text, fill in and check against schemas, JSON and back, floats out and in.
+
+A config file returns an `ml_collections.ConfigDict` with what differs from the defaults. `resolve` fills in the rest
+from *schemas*: dataclasses (a Linen module is one too) whose annotations give each field's type and range. The floats of
+`task`, `model` and `optimizer` are inputs of the compiled program; everything else is its structure.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import json
+import math
+import os
+import sys
+import traceback
+import types
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
+
+from aigc_jax.errors import UsageError
+
+TRACED_SECTIONS = ('task', 'model', 'optimizer')
+
+
+class Range(NamedTuple):
+  """Which numbers a field may hold; bounds that are None are open."""
+
+  text: str
+  least: float | None = None  # allowed itself
+  above: float | None = None  # not allowed itself
+  most: float | None = None
+  below: float | None = None
+
+  def holds(self, value):
+    return (
+      (self.least is None or value >= self.least)
+      and (self.above is None or value > self.above)
+      and (self.most is None or value <= self.most)
+      and (self.below is None or value < self.below)
+    )
+
+
+Positive = Range('above 0', above=0)
+NonNegative = Range('0 or above', least=0)
+Fraction = Range('in [0, 1)', least=0, below=1)
+UnitInterval = Range('in [0, 1]', least=0, most=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  source: str = 'bundled:moby_dick'  # kind:place, see data/sources.py
+  validation_source: str | None = None  # None: the last part of `source`
+  validation_fraction: Annotated[float, Range('in (0, 1)', above=0, below=1)] = 0.1
+  tokenizer: str = 'characters'  # characters, bytes, bpe:SIZE, gpt2
+  sequence_length: Annotated[int, Positive] = 128  # tokens
+  batch_size: Annotated[int, Positive] = 8  # rows of a step, over all devices and microbatches
+  packing: Literal['stream', 'documents'] = 'stream'
+  seed: int = 0
+  cache_dir: str | None = None  # where large corpora keep their tokens; None: the user's cache folder
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+  steps: Annotated[int, Positive] = 2000
+  microbatches: Annotated[int, Positive] = 1
+  precision: Literal['float32', 'bfloat16'] = 'float32'  # of the computation; parameters stay float32
+  log_every: Annotated[int, Positive] = 10
+  evaluate_every: Annotated[int, Positive] | None = 500
+  evaluate_batches: Annotated[int, Positive] | None = None  # None: the whole validation split
+  checkpoint_every: Annotated[int, Positive] | None = 500  # the last step is saved always
+  keep_checkpoints: Annotated[int, Positive] = 3  # the best one is kept besides
+  sample_every: Annotated[int, Positive] | None = 500
+  patience: Annotated[int, Positive] | None = None  # evaluations without a better value that end the run
+  patience_metric: str = 'validation/loss'
+  freeze: str | None = None  # parameters whose path matches this regular expression never change
+  tensorboard: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelConfig:
+  mode: Literal['mesh', 'pmap'] = 'mesh'
+  data: Annotated[int, Range('-1 or above 0', least=-1)] = -1  # -1: the most devices that divide the batch
+  fsdp: Annotated[int, Positive] = 1
+  tensor: Annotated[int, Positive] = 1
+
+
+SECTIONS = {'data': DataConfig, 'training': TrainingConfig, 'parallel': ParallelConfig}
+
+
+@dataclasses.dataclass(frozen=True)
+class Root:
+  seed: Annotated[int, NonNegative] = 0
+  init_from: str = ''  # a run folder or a checkpoint to start from
+
+
+class Field(NamedTuple):
+  kind: Any  # int, float, bool, str, a tuple of literals, or ('sequence', kind)
+  optional: bool
+  limits: Range | None
+  default: Any  # dataclasses.MISSING where the data decides (a vocabulary's size)
+
+
+def field_of(annotation, default):
+  """Reads one dataclass annotation, e.g. `Annotated[float | None, Fraction]`."""
+  limits, optional = None, False
+  while True:
+    if typing.get_origin(annotation) is Annotated:
+      found = [m for m in annotation.__metadata__ if isinstance(m, Range)]
+      limits, annotation = (found or [limits])[0], annotation.__origin__
+    elif typing.get_origin(annotation) in (typing.Union, types.UnionType):
+      members = [a for a in typing.get_args(annotation) if a is not types.NoneType]
+      optional, annotation = optional or len(members) < len(typing.get_args(annotation)), members[0]
+    else:
+      break
+  if typing.get_origin(annotation) is Literal:
+    annotation = typing.get_args(annotation)
+  elif typing.get_origin(annotation) in (tuple, list):
+    annotation = ('sequence', typing.get_args(annotation)[0])
+  elif annotation is Any:
+    annotation, optional = float, True
+  return Field(annotation, optional, limits, default)
+
+
+def fields_of(schema) -> dict[str, Field]:
+  """{name: Field} of a dataclass, or of a Linen module without what Linen itself adds."""
+  found = {}
+  for field in dataclasses.fields(schema):
+    if field.name in ('parent', 'name', 'dtype') and schema.__module__.startswith('aigc_jax.models'):
+      continue
+    default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+    found[field.name] = field_of(field.type, default)
+  return found
+
+
+class Schemas(NamedTuple):
+  """Which fields the named sections have: {name: dataclass} for task and model, a dataclass for the optimizer."""
+
+  task: Mapping[str, Any]
+  model: Mapping[str, Any]
+  optimizer: Any
+
+  def sections(self, config):
+    """{section: {name: Field}} as `config`'s task and model names ask for; the root's own fields under ''."""
+    found = {'': fields_of(Root)}
+    for section, choices in (('task', self.task), ('model', self.model)):
+      name = config.get(section, {}).get('name')
+      if name not in choices:
+        close = nearest(name, choices)
+        raise UsageError(
+          f'config.{section}.name: {name!r} is not known; {close}the {section}s are {listed(choices)}'
+        )
+      found[section] = {'name': Field(str, False, None, name), **fields_of(choices[name])}
+    found['optimizer'] = fields_of(self.optimizer)
+    return found | {section: fields_of(schema) for section, schema in SECTIONS.items()}
+
+
+def listed(names):
+  return ', '.join(str(name) for name in names)
+
+
+def nearest(name, names):
+  """'did you mean X? ' or ''."""
+  close = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.5)
+  return f'did you mean {close[0]!r}? ' if close else ''
+
+
+def load_file(text):
+  """'path.py' or 'path.py:variant' -> what its get_config returns, as a plain dict. Raises UsageError."""
+  path, colon, variant = text.partition('.py:')
+  path, variant = (path + '.py', variant) if colon else (text, '')
+  if not os.path.isfile(path):
+    folder = os.path.dirname(path) or '.'
+    there = sorted(f for f in os.listdir(folder) if f.endswith('.py')) if os.path.isdir(folder) else []
+    close = nearest(os.path.basename(path), there)
+    raise UsageError(f'--config={text}: no such file; {close}config files in {folder}: {listed(there) or "none"}')
+  spec = importlib.util.spec_from_file_location('aigc_config', path)
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    if not hasattr(module, 'get_config'):
+      raise UsageError(f'{path}: has no function get_config()')
+    config = module.get_config(variant) if colon else module.get_config()
+  except UsageError:
+    raise
+  except Exception as error:
+    where = [f for f in traceback.extract_tb(sys.exc_info()[2]) if f.filename == path]
+    line = f':{where[-1].lineno}' if where else ''
+    raise UsageError(f'{path}{line}: {type(error).__name__}: {error}') from error
+  return as_dict(config)
+
+
+def as_dict(config):
+  """A ConfigDict (placeholders are None) or nested mapping -> nested plain dicts."""
+  config = config.to_dict() if hasattr(config, 'to_dict') else config
+  return {k: as_dict(v) if isinstance(v, Mapping) or hasattr(v, 'to_dict') else v for k, v in config.items()}
+
+
+def find_field(sections, key):
+  """The Field of a dotted key. Raises UsageError naming the nearest key."""
+  section, _, name = key.rpartition('.')
+  if name not in sections.get(section, {}):
+    names = [f'{s}.{n}' if s else n for s, fields in sections.items() for n in fields]
+    raise UsageError(f'config.{key}: no such key; {nearest(key, names)}'.rstrip('; '))
+  return sections[section][name]
+
+
+def parse_text(key, text, field):
+  """A command line's text as a value of the field's type; 'none' where the field is optional."""
+  if field.optional and text.lower() in ('none', 'null'):
+    return None
+  if field.kind is bool and text.lower() in ('true', 'false', '1', '0', 'yes', 'no'):
+    return text.lower() in ('true', '1', 'yes')
+  try:
+    if field.kind is int:
+      number = float(text)
+      return int(text) if number != number or number % 1 or abs(number) >= 2**53 else int(number)
+    if field.kind is float:
+      return float(text)
+    if isinstance(field.kind, tuple) and field.kind[0] == 'sequence':
+      return tuple(field.kind[1](part) for part in text.strip('[]()').split(',') if part.strip())
+  except ValueError:
+    pass
+  return text
+
+
+def check_value(key, value, field):
+  """The value in the field's type. Raises UsageError that says what would be right."""
+  where = f'config.{key}: {value!r}'
+  if value is None:
+    if field.optional or field.default is dataclasses.MISSING:
+      return None
+    raise UsageError(f'{where} is not allowed; {expected(field)}')
+  kind = field.kind
+  if isinstance(kind, tuple) and kind[0] == 'sequence':
+    if not isinstance(value, list | tuple):
+      raise UsageError(f'{where} is not a sequence; {expected(field)}')
+    return [check_value(key, v, Field(kind[1], False, field.limits, None)) for v in value]
+  if isinstance(kind, tuple):
+    if value not in kind:
+      raise UsageError(f'{where} is not known; {nearest(value, kind)}{expected(field)}')
+    return value
+  if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    value = float(value)
+  if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+    raise UsageError(f'{where} is not {article(kind)}; {expected(field)}')
+  if kind is float and not math.isfinite(value):
+    raise UsageError(f'{where} is not a finite number; {expected(field)}')
+  if field.limits and not field.limits.holds(value):
+    raise UsageError(f'{where} is out of range; {expected(field)}')
+  return value
+
+
+def article(kind):
+  return {int: 'an int', float: 'a float', bool: 'true or false', str: 'a text'}.get(kind, str(kind))
+
+
+def expected(field):
+  kind = field.kind
+  if isinstance(kind, tuple):
+    text = f'a list of {kind[1].__name__}s' if kind[0] == 'sequence' else 'one of ' + listed(kind)
+  else:
+    text = article(kind)
+  limits = f' {field.limits.text}' if field.limits else ''
+  return f'it takes {text}{limits}' + (', or none' if field.optional else '')
+
+
+def override(config, overrides, schemas):
+  """Applies [(dotted key, text or value)] in order; names of tasks and models first, since they decide the rest."""
+  config = {k: dict(v) if isinstance(v, dict) else v for k, v in config.items()}
+  names = [o for o in overrides if o[0] in ('task.name', 'model.name')]
+  for key, value in names + [o for o in overrides if o not in names]:
+    section, _, name = key.rpartition('.')
+    if (key, value) not in names:
+      field = find_field(schemas.sections(config), key)
+      value = parse_text(key, value, field) if isinstance(value, str) else value
+    if section:
+      config.setdefault(section, {})[name] = value
+    else:
+      config[name] = value
+  return config
+
+
+def resolve(config, schemas):
+  """Fills in every default and checks every value.
+
+  Args:
+    config: nested mapping or ConfigDict with any part of the fields.
+    schemas: Schemas.
+
+  Returns:
+    The complete config as nested plain dicts. Fields that the data decides are None until `complete`.
+
+  Raises:
+    UsageError: an unknown key (with the nearest one), a wrong type or a value out of range.
+  """
+  config = as_dict(config)
+  sections, complete = schemas.sections(config), {}
+  for key, value in config.items():
+    if isinstance(value, dict) and key not in sections:
+      raise UsageError(f'config.{key}: no such section; {nearest(key, sections)}'.rstrip('; '))
+    for name in value if isinstance(value, dict) else ():
+      find_field(sections, f'{key}.{name}')
+    if not isinstance(value, dict):
+      find_field(sections, key)
+  for section, fields in sections.items():
+    given, target = (config.get(section, {}), complete.setdefault(section, {})) if section else (config, complete)
+    for name, field in fields.items():
+      default = None if field.default is dataclasses.MISSING else field.default
+      target[name] = check_value(f'{section}.{name}'.lstrip('.'), given.get(name, default), field)
+  return complete
+
+
+def to_json(config):
+  return json.dumps(as_dict(config), indent=2, ensure_ascii=False) + '\n'
+
+
+def from_json(text):
+  return json.loads(text)
+
+
+def floats_of(config):
+  """{dotted key: value} of the floats that are inputs of the program."""
+  return {
+    f'{section}.{name}': value
+    for section in TRACED_SECTIONS
+    for name, value in config[section].items()
+    if isinstance(value, float)
+  }
+
+
+def with_floats(config, floats):
+  """The config with `floats` (arrays, traced or not) in the places of its own."""
+  filled = dict(config)
+  for section in TRACED_SECTIONS:
+    filled[section] = {n: floats.get(f'{section}.{n}', v) for n, v in config[section].items()}
+  return filled

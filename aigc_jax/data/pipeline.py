@@ -1,0 +1,246 @@
+"""From token arrays to batches: `train_batch(step)` is a pure function of (data.seed, step)."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from aigc_jax.data import corpus
+from aigc_jax.data.corpus import Split
+from aigc_jax.data.tokenizers import Tokenizer
+from aigc_jax.errors import DataError, UsageError
+
+DEFAULTS = {
+  'validation_source': None,
+  'validation_fraction': 0.1,
+  'tokenizer': 'characters',
+  'packing': 'stream',
+  'seed': 0,
+  'cache_dir': None,
+}
+
+Batch = dict[str, np.ndarray]
+
+
+class Dataset(NamedTuple):
+  """Text as batches of [batch_size, sequence_length].
+
+  A batch holds 'inputs' and 'targets' (int32; each target is the token after its input), 'mask' (float32, 0
+  at padding) and, where documents are packed, 'segments' (int32; 1, 2, ... for the documents of a row, 0 at
+  padding). A validation batch holds 'characters' besides (float32: how many each target stands for, 0 at
+  padding). The arrays are the caller's: nothing else keeps or changes them.
+  """
+
+  tokenizer: Tokenizer
+  train_batch: Callable[[int], Batch]  # step -> batch
+  validation_batches: Callable[[], Iterator[Batch]]  # the split once, in order; the last is padded
+  validation_size: int  # batches
+  facts: dict[str, Any]  # for people
+
+
+class Rows(NamedTuple):
+  """A split cut into rows of `sequence_length` targets."""
+
+  count: int  # rows of an epoch
+  read: Callable[[np.ndarray, np.ndarray], Batch]  # (rows [n], their epochs [n]) -> batch of n
+
+
+def load(data_config: dict[str, Any], tokenizer: Tokenizer | None = None) -> Dataset:
+  """The data that `config.data` describes; `tokenizer`, where given, is used instead of making one.
+
+  The character vocabulary is that of the whole corpus, as in nanoGPT; BPE is trained on the training split.
+  Raises UsageError (config), DataError (files, text too short), StorageError (the cache cannot be written).
+  """
+  config = _checked(data_config)
+  return _dataset(config, corpus.read(config, tokenizer, train=True))
+
+
+def load_validation(data_config: dict[str, Any], tokenizer: Tokenizer) -> Dataset:
+  """As `load`, with all of `source` as the validation split and no training batches: for a trained model."""
+  config = _checked(data_config)
+  return _dataset(config, corpus.read(config, tokenizer, train=False))
+
+
+def _checked(data_config):
+  config = DEFAULTS | data_config
+  for key in ('sequence_length', 'batch_size'):
+    if not isinstance(config[key], int) or config[key] < 1:
+      raise UsageError(f'data.{key} is {config[key]!r}; it must be a whole number from 1 up')
+  if not 0 < config['validation_fraction'] < 1:
+    fraction = config['validation_fraction']
+    raise UsageError(f'data.validation_fraction is {fraction!r}; it must be between 0 and 1')
+  if config['packing'] not in ('stream', 'documents'):
+    raise UsageError(f"data.packing {config['packing']!r} is unknown; there are 'stream' and 'documents'")
+  return config
+
+
+def _dataset(config, text):
+  length, batch_size, seed = config['sequence_length'], config['batch_size'], config['seed'] % 2**64
+  for name, split in text.splits.items():
+    _check_length(config, name, split)
+  counts = text.tokenizer.character_counts
+  documents = config['packing'] == 'documents'
+  facts, train_batch = text.facts, _no_training
+  if 'train' in text.splits:
+    train = text.splits['train']
+    rows = packed_rows(train, length) if documents else shifting_windows(train, length, seed)
+    train_batch = _by_step(rows, batch_size, seed)
+    facts = facts | {'steps_per_epoch': round(rows.count / batch_size, 2)}
+  validation = text.splits['validation']
+  rows = packed_rows(validation, length) if documents else windows(validation, length)
+  validation_size = -(-rows.count // batch_size)
+
+  def validation_batches():
+    for first in range(0, rows.count, batch_size):
+      chosen = np.arange(first, min(first + batch_size, rows.count))
+      batch = rows.read(chosen, np.zeros_like(chosen))
+      batch['characters'] = counts[batch['targets']] * batch['mask']
+      padding = ((0, batch_size - len(chosen)), (0, 0))
+      yield {name: np.pad(array, padding) for name, array in batch.items()}
+
+  return Dataset(text.tokenizer, train_batch, validation_batches, validation_size, facts)
+
+
+def _no_training(step):
+  raise ValueError(f'training batch {step} of data that was loaded for validation alone')
+
+
+def _check_length(config, name, split):
+  tokens, length = len(split.tokens), config['sequence_length']
+  least = length + 1 if name == 'train' else 2  # a validation split may end in a part of a window
+  if tokens < least:
+    source = (name == 'validation' and config['validation_source']) or config['source']
+    advice = f' or data.sequence_length={tokens - 1} or less' if name == 'train' and tokens > 1 else ''
+    part = 'training' if name == 'train' else 'validation'
+    raise DataError(
+      f'{source}: the {part} part has {tokens:,} tokens, too few for a window of {least:,}'
+      f'{f" (data.sequence_length={length} and the token after)" if name == "train" else ""}: '
+      f'use a longer text{advice}'
+    )
+
+
+def _by_step(rows, batch_size, seed):
+  """step -> batch. Each epoch has an order of its own; a batch may reach over the end of one.
+
+  The order is numpy's: grain's shuffle searches at least 2**16 places for each row, 0.1 ms at 1,000 rows.
+  """
+  import grain
+
+  @functools.lru_cache(maxsize=2)
+  def order(epoch):
+    return np.random.default_rng([seed, epoch]).permutation(rows.count)
+
+  def place(index, position):
+    epoch = index // rows.count
+    return epoch, order(epoch)[position]
+
+  def gather(places):
+    epochs, chosen = np.array(places, np.int64).T
+    return rows.read(chosen, epochs)
+
+  places = grain.MapDataset.range(rows.count).repeat().map_with_index(place)
+  batches = places.batch(batch_size, batch_fn=gather)
+  return lambda step: batches[int(step)]
+
+
+def shifting_windows(split: Split, length: int, seed: int) -> Rows:
+  """Whole windows that follow each other from an offset which differs between epochs.
+
+  Within an epoch no target comes twice; fewer than two windows' worth of them, at the two ends, are left out.
+  """
+  targets = len(split.tokens) - 1
+  count = max(1, (targets + 1 - length) // length)
+  offsets = min(length, targets + 1 - count * length)  # how many there are to choose from
+
+  @functools.lru_cache(maxsize=2)
+  def offset(epoch):
+    return np.random.default_rng([seed, epoch, 1]).integers(offsets)
+
+  def read(rows, epochs):
+    starts = rows * length + np.array([offset(epoch) for epoch in epochs.tolist()])  # [batch]
+    tokens = split.tokens[starts[:, None] + np.arange(length + 1)].astype(np.int32)  # [batch, time + 1]
+    return {
+      'inputs': np.ascontiguousarray(tokens[:, :-1]),
+      'targets': np.ascontiguousarray(tokens[:, 1:]),
+      'mask': np.ones((len(rows), length), np.float32),
+    }
+
+  return Rows(count, read)
+
+
+def windows(split: Split, length: int) -> Rows:
+  """Every target of the split once, in order; the last window ends in padding."""
+  targets = len(split.tokens) - 1
+
+  def read(rows, epochs):
+    del epochs
+    places = (rows * length)[:, None] + np.arange(length)  # [batch, time]
+    inside = places < targets
+    places = np.where(inside, places, 0)
+    return {
+      'inputs': np.where(inside, split.tokens[places], 0).astype(np.int32),
+      'targets': np.where(inside, split.tokens[places + 1], 0).astype(np.int32),
+      'mask': inside.astype(np.float32),
+    }
+
+  return Rows(-(-targets // length), read)
+
+
+def packed_rows(split: Split, length: int) -> Rows:
+  """Every target of the split once: whole documents, several to a row, long ones cut into windows.
+
+  A document's last target is the end of its separator, so no target lies in another document than its input.
+  """
+  sizes = np.diff(split.documents)
+  pieces = -(-sizes // length)  # [documents]
+  within = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+  starts = np.repeat(split.documents[:-1], pieces) + within * length  # [pieces]
+  sizes = np.minimum(np.repeat(split.documents[1:], pieces) - starts, length)
+  row_of = best_fit(sizes, length)
+  order = np.argsort(row_of, kind='stable')
+  starts, sizes = starts[order].tolist(), sizes[order].tolist()
+  first = np.searchsorted(row_of[order], np.arange(row_of.max() + 2)).tolist()  # [rows + 1]
+
+  def read(rows, epochs):
+    del epochs
+    shape = (len(rows), length)
+    inputs, targets, segments = (np.zeros(shape, np.int32) for _ in range(3))
+    for i, row in enumerate(rows.tolist()):
+      column = 0
+      for segment, piece in enumerate(range(first[row], first[row + 1]), 1):
+        start, size = starts[piece], sizes[piece]
+        end = column + size
+        inputs[i, column:end] = split.tokens[start : start + size]
+        targets[i, column:end] = split.tokens[start + 1 : start + size + 1]
+        segments[i, column:end] = segment
+        column = end
+    mask = (segments > 0).astype(np.float32)
+    return {'inputs': inputs, 'targets': targets, 'mask': mask, 'segments': segments}
+
+  return Rows(len(first) - 1, read)
+
+
+def best_fit(sizes: np.ndarray, capacity: int) -> np.ndarray:
+  """The row of each item, [items] -> [items]: largest first, into the fullest row that has room.
+
+  Rows are numbered by the first item in each, so that they follow the order of the items.
+  """
+  rooms: list[list[int]] = [[] for _ in range(capacity + 1)]  # rows by the room they have left
+  room_sizes = np.zeros(capacity + 1, bool)  # which of these lists are not empty
+  row_of = np.zeros(len(sizes), np.int64)
+  count = 0
+  for item in np.argsort(-sizes, kind='stable').tolist():
+    size = int(sizes[item])
+    room = size + int(room_sizes[size:].argmax())
+    if room_sizes[room]:
+      row = rooms[room].pop()
+      room_sizes[room] = bool(rooms[room])
+    else:
+      row, room, count = count, capacity, count + 1
+    row_of[item] = row
+    if room > size:
+      rooms[room - size].append(row)
+      room_sizes[room - size] = True
+  _, firsts = np.unique(row_of, return_index=True)
+  return np.argsort(np.argsort(firsts))[row_of]

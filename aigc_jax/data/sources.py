@@ -1,0 +1,283 @@
+"""Where text comes from: `bundled:NAME`, `text:PATH` (a file, or a folder of *.txt) and `jsonl:PATH[#FIELD]`.
+
+A source is a list of documents, read as a stream of pieces, so memory does not grow with the corpus. Files
+that end in .gz are unpacked on the way. Text is UTF-8, strictly; a byte-order mark at its start is dropped,
+line ends stay as they are.
+"""
+
+import codecs
+import difflib
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from aigc_jax.errors import DataError, UsageError
+
+BUNDLED_FOLDER = Path(__file__).parent / 'bundled'
+# sha256 of each bundled text; SOURCES.md beside the files says where they come from
+BUNDLED = {
+  'moby_dick': ('moby_dick.txt.gz', '19029ef240bae36c22a07686dacfc905972c0b054dcb013d9856ce8da5efde4f'),
+  'song_ci': ('song_ci.jsonl.gz', '91237e4ab5528973ad46a7264c2aea4f90ce8f79d6c62df908a90149ebf87c3b'),
+}
+KINDS = {'bundled': 'bundled:moby_dick', 'text': 'text:PATH', 'jsonl': 'jsonl:PATH[#FIELD]'}
+
+READ_BYTES = 1 << 20  # of a file at a time
+PIECE_CHARACTERS = 1 << 18  # about the length of a piece
+
+
+class Piece(NamedTuple):
+  text: str
+  ends: bool  # the last piece of its document
+
+
+class Source(NamedTuple):
+  """An opened source. `pieces()` reads it from its start, cut where no tokenizer's tokens change by it."""
+
+  name: str  # as written in the config
+  files: tuple[Path, ...]
+  sha256: str  # of the file as it lies; of a folder, of its `sha256sum *` lines
+  reading: str  # how files become documents: a cache of tokens depends on it
+  pieces: Callable[[], Iterator[Piece]]
+
+  @property
+  def size(self):
+    """Bytes of text, roughly: a packed file counts four times."""
+    return sum(file.stat().st_size * (4 if file.suffix == '.gz' else 1) for file in self.files)
+
+
+def open_source(name: str) -> Source:
+  """Finds and hashes the files of `name`, without reading them as text yet.
+
+  Raises UsageError where the kind or the bundled name is unknown, DataError where files are missing, empty or
+  changed.
+  """
+  kind, colon, place = name.partition(':')
+  if kind not in KINDS or not colon or not place:
+    known = ', '.join(KINDS.values())
+    raise UsageError(f'data.source {name!r} is not of the form kind:place; the kinds are {known}')
+  if kind == 'bundled':
+    return _bundled(name, place)
+  if kind == 'jsonl':
+    return _json_lines(name, place)
+  files = _text_files(name, _existing(name, place))
+  hashes = [_hash(name, file) for file in files]
+  lines = ''.join(f'{digest}  {file.name}\n' for digest, file in zip(hashes, files, strict=True))
+  single = len(files) == 1 and Path(place).expanduser().is_file()
+  digest = hashes[0] if single else hashlib.sha256(lines.encode('utf-8')).hexdigest()
+
+  def pieces():
+    for file in files:
+      yield from _text_pieces(file)
+
+  return Source(name, files, digest, 'text', pieces)
+
+
+def read_bundled(file_name: str, sha256: str) -> bytes:
+  """The unpacked content of a bundled .gz file. DataError where its hash is not `sha256`."""
+  path = BUNDLED_FOLDER / file_name
+  found = _hash(str(path), path)
+  if found != sha256:
+    raise DataError(f'{path}: sha256 is {found[:12]}..., not {sha256[:12]}...; install the package again')
+  return gzip.decompress(path.read_bytes())
+
+
+def _bundled(name, place):
+  if place not in BUNDLED:
+    raise UsageError(f'data.source {name!r}: {place!r} is not bundled; {_nearest(place, BUNDLED)}')
+  file_name, sha256 = BUNDLED[place]
+  read_bundled(file_name, sha256)
+  path = BUNDLED_FOLDER / file_name
+  if file_name.endswith('.txt.gz'):
+    return Source(name, (path,), sha256, 'text', lambda: _text_pieces(path))
+  return Source(name, (path,), sha256, 'poem', lambda: _record_pieces(path, _poem))
+
+
+def _json_lines(name, place):
+  path, field = place, 'text'
+  if '#' in place and not Path(place).expanduser().exists():
+    path, _, field = place.rpartition('#')
+  path = _existing(name, path)
+  if path.is_dir():
+    raise DataError(f'{name}: {path} is a folder; jsonl takes one file with a JSON object on each line')
+  digest = _hash(name, path)
+  read = lambda record, where: _text_field(record, field, where)
+  return Source(name, (path,), digest, f'jsonl#{field}', lambda: _record_pieces(path, read))
+
+
+def _existing(name, place):
+  path = Path(place).expanduser()
+  try:
+    if path.is_file() or path.is_dir():
+      return path
+    if path.exists():
+      raise DataError(f'{name}: {path} is neither a file nor a folder')
+  except (OSError, ValueError) as error:  # a name too long, a zero byte, a folder that may not be entered
+    raise DataError(f'{name}: cannot be opened: {getattr(error, "strerror", None) or error}') from None
+  parent = path
+  while not parent.is_dir():  # the deepest part of the path that exists: the next part is the mistyped one
+    parent, missing = parent.parent, parent.name
+  try:
+    siblings = [entry.name for entry in parent.iterdir()]
+  except OSError:
+    siblings = []
+  close = difflib.get_close_matches(missing, siblings, 1, 0.5)
+  hint = f'; did you mean {parent / close[0]}?' if close else f' in the folder {parent.resolve()}'
+  raise DataError(f'{name}: there is no {missing}{hint}')
+
+
+def _text_files(name, path):
+  if path.is_file():
+    return (path,)
+  try:
+    files = sorted(file for file in path.iterdir() if file.name.endswith(('.txt', '.txt.gz')))
+  except OSError as error:
+    raise DataError(f'{name}: the folder {path} cannot be read: {error.strerror}') from None
+  if not files:
+    raise DataError(f'{name}: the folder {path} holds no *.txt file')
+  return tuple(files)
+
+
+def _hash(name, path):
+  try:
+    with open(path, 'rb') as stream:
+      digest = hashlib.file_digest(stream, 'sha256').hexdigest()
+      if not stream.tell():
+        raise DataError(f'{name}: {path} is empty')
+    return digest
+  except OSError as error:
+    raise DataError(f'{name}: {path} cannot be read: {error.strerror}') from None
+
+
+def _open(path):
+  return gzip.open(path, 'rb') if path.suffix == '.gz' else open(path, 'rb')
+
+
+def _reading(path, items):
+  """`items`, an iterator that reads `path`, with errors of the file turned into one line."""
+  try:
+    yield from items
+  except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    raise DataError(f'{path}: not a whole gzip file: {error}') from None
+  except OSError as error:
+    raise DataError(f'{path}: cannot be read: {error.strerror}') from None
+
+
+def _not_utf8(path, offset, error, base=0):
+  byte = error.object[error.start]
+  unpacked = ' of the unpacked text' if path.suffix == '.gz' else ''
+  return DataError(
+    f'{path}: not UTF-8 at byte offset {offset + error.start - base:,}{unpacked} (byte 0x{byte:02x}); '
+    'convert the file to UTF-8'
+  )
+
+
+def _decoded(path) -> Iterator[str]:
+  """The text of a file, chunk by chunk."""
+  decoder = codecs.getincrementaldecoder('utf-8')()
+  offset = 0  # of the chunk in the file
+  with _open(path) as stream:
+    while True:
+      chunk = stream.read(READ_BYTES)
+      pending = len(decoder.getstate()[0])  # bytes of a character that the chunk before left unfinished
+      try:
+        text = decoder.decode(chunk, final=not chunk)
+      except UnicodeDecodeError as error:
+        raise _not_utf8(path, offset, error, base=pending) from None
+      yield text.removeprefix('\ufeff') if offset == 0 else text
+      if not chunk:
+        return
+      offset += len(chunk)
+
+
+def _safe_cut(text):
+  """The last place between a non-space and a space or line end (0: none).
+
+  No word of GPT-2's pre-tokenizer reaches over such a place, so the two parts have the tokens of the whole.
+  """
+  end = len(text)
+  while (end := max(text.rfind(' ', 0, end), text.rfind('\n', 0, end))) > 0:
+    if not text[end - 1].isspace():
+      return end
+  return 0
+
+
+def _text_pieces(path) -> Iterator[Piece]:
+  held, count = '', 0
+  for text in _reading(path, _decoded(path)):
+    held += text
+    while len(held) > PIECE_CHARACTERS:
+      cut = _safe_cut(held[:PIECE_CHARACTERS]) or _safe_cut(held)
+      if not cut:
+        break
+      yield Piece(held[:cut], False)
+      held, count = held[cut:], count + cut
+  if not count and not held:
+    raise DataError(f'{path}: is empty')
+  yield Piece(held, True)
+
+
+def _record_pieces(path, read) -> Iterator[Piece]:
+  """One document for each line of a JSON-lines file; records whose text is empty are left out."""
+  for text in _reading(path, _record_texts(path, read)):
+    if text:
+      yield Piece(text, True)
+
+
+def _record_texts(path, read):
+  offset = 0
+  with _open(path) as stream:
+    for number, line in enumerate(stream, 1):
+      where = f'{path}, line {number:,}'
+      try:
+        text = line.decode('utf-8').removeprefix('\ufeff' if number == 1 else '')
+        if text.strip():
+          record = json.loads(text)
+          if not isinstance(record, dict):
+            raise DataError(f'{where}: {_kind(record)}, not a JSON object')
+          yield whole_characters(read(record, where))
+      except UnicodeDecodeError as error:
+        raise _not_utf8(path, offset, error) from None
+      except json.JSONDecodeError as error:
+        raise DataError(f'{where}: not JSON: {error.msg} at column {error.colno}') from None
+      except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's limits
+        raise DataError(f'{where}: not JSON that can be read: {error}') from None
+      offset += len(line)
+
+
+def whole_characters(text: str) -> str:
+  """Joins pairs of surrogates (from JSON or a terminal); halves are no characters and become U+FFFD."""
+  try:
+    text.encode('utf-8')
+    return text
+  except UnicodeEncodeError:
+    return text.encode('utf-16-le', 'surrogatepass').decode('utf-16-le', 'replace')
+
+
+def _kind(value):
+  if value is None:
+    return 'null'
+  return {bool: 'a boolean', str: 'a string', list: 'a list', dict: 'an object'}.get(type(value), 'a number')
+
+
+def _text_field(record, field, where):
+  if field not in record:
+    present = ', '.join(list(record)[:8]) or 'none'
+    raise DataError(f'{where}: no field {field!r}; its fields are {present}; choose by jsonl:PATH#FIELD')
+  if not isinstance(record[field], str):
+    raise DataError(f'{where}: field {field!r} holds {_kind(record[field])}, not a string')
+  return record[field]
+
+
+def _poem(record, where):
+  """Title and author on the first line, then the poem's lines as they are sung."""
+  del where
+  return '\n'.join([f'{record["title"]} · {record["author"]}', *record['lines']])
+
+
+def _nearest(name, names):
+  close = difflib.get_close_matches(name, names, 1, 0.5)
+  return f'did you mean {close[0]!r}?' if close else f'there are {", ".join(names)}'

@@ -1,0 +1,257 @@
+"""Text to token ids and back: characters, bytes, byte-level BPE (trained on the corpus) and GPT-2's own BPE.
+
+BPE is the `tokenizers` library's; characters and bytes are tables. A tokenizer is saved as one JSON file.
+"""
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from aigc_jax.data import sources
+from aigc_jax.errors import StorageError, UsageError
+
+FORMAT = 1
+END_OF_TEXT = '<|endoftext|>'
+LEAST_BPE_SIZE = 257  # the 256 bytes and END_OF_TEXT
+SPECIFICATIONS = ('characters', 'bytes', 'bpe:SIZE', 'gpt2')
+GPT2_MERGES = ('gpt2_merges.txt.gz', '73d4084f490dd2487d4b623986ff7e144e3380fc8f8792301e2604f7734b258e')
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tokenizer:
+  """A vocabulary and the way from text into it. Token `i` stands for the bytes `pieces[i]`."""
+
+  name: str  # as written in the config: 'characters', 'bytes', 'bpe:4096', 'gpt2'
+  pieces: Sequence[bytes]
+  encode_all: Callable[[Sequence[str]], list[np.ndarray]]  # texts -> int32 ids of each
+  separator: tuple[int, ...]  # the tokens between documents: END_OF_TEXT, or an empty line
+  end_of_text: int | None  # the token that means the end of a document and no text
+  saved: dict[str, Any]  # the content of tokenizer.json
+
+  @property
+  def vocabulary_size(self) -> int:
+    return len(self.pieces)
+
+  def encode(self, text: str) -> np.ndarray:
+    """int32 [tokens]. UsageError where a character vocabulary lacks a character of `text`."""
+    return self.encode_all([text])[0]
+
+  def decode_bytes(self, ids) -> bytes:
+    """The UTF-8 bytes of `ids`; a single token may hold a part of a character."""
+    return b''.join([self.pieces[i] for i in np.asarray(ids, np.int64).reshape(-1).tolist()])
+
+  def decode(self, ids) -> str:
+    """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""
+    return self.decode_bytes(ids).decode('utf-8', 'replace')
+
+  @functools.cached_property
+  def character_counts(self) -> np.ndarray:
+    """Characters each token stands for, float32 [vocabulary]: its lead bytes, so sums over text are exact."""
+    counts = np.array([sum(byte & 0xC0 != 0x80 for byte in piece) for piece in self.pieces], np.float32)
+    if self.end_of_text is not None:
+      counts[self.end_of_text] = 0
+    return counts
+
+  @functools.cached_property
+  def sha256(self) -> str:
+    return hashlib.sha256(_to_json(self.saved).encode('utf-8')).hexdigest()
+
+  def save(self, path) -> None:
+    """Writes one JSON file, whole or not at all. StorageError where that fails."""
+    temporary = f'{path}.tmp-{os.getpid()}'
+    try:
+      with open(temporary, 'w', encoding='utf-8') as stream:
+        stream.write(_to_json(self.saved))
+      os.replace(temporary, path)
+    except OSError as error:
+      raise StorageError(f'{path}: the tokenizer cannot be written: {error.strerror}') from None
+
+
+def load(path) -> Tokenizer:
+  """The tokenizer that `save` wrote. StorageError where the file is missing or not one."""
+  try:
+    with open(path, encoding='utf-8') as stream:
+      saved = json.load(stream)
+    if saved['format'] != FORMAT:
+      raise StorageError(f'{path}: format {saved["format"]}, and this version reads format {FORMAT}')
+    kind = saved['name'].partition(':')[0]
+    if kind == 'characters':
+      return characters(saved['characters'])
+    return {'bytes': byte_values, 'gpt2': gpt2}[kind]() if kind != 'bpe' else _from_bpe(saved)
+  except FileNotFoundError:
+    raise StorageError(f'{path}: there is no such tokenizer file') from None
+  except OSError as error:
+    raise StorageError(f'{path}: the tokenizer cannot be read: {error.strerror}') from None
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise StorageError(
+      f'{path}: not a tokenizer file of this package ({type(error).__name__}: {error})'
+    ) from None
+
+
+def check(specification: str) -> tuple[str, int | None]:
+  """(kind, size) of what `data.tokenizer` says. UsageError where it says nothing known."""
+  kind, colon, size = specification.partition(':')
+  if kind == 'bpe':
+    if not (size.isascii() and size.isdigit() and int(size) >= LEAST_BPE_SIZE):
+      raise UsageError(f'data.tokenizer {specification!r}: write bpe:SIZE, SIZE from {LEAST_BPE_SIZE} up')
+    return kind, int(size)
+  if colon or kind not in SPECIFICATIONS:
+    close = difflib.get_close_matches(kind, SPECIFICATIONS, 1, 0.5)
+    hint = f'did you mean {close[0]!r}?' if close else f'there are {", ".join(SPECIFICATIONS)}'
+    raise UsageError(f'data.tokenizer {specification!r} is unknown; {hint}')
+  return kind, None
+
+
+def build(specification: str, alphabet: str, texts: Callable[[], Iterable[str]]) -> Tokenizer:
+  """The tokenizer that `specification` names.
+
+  `alphabet`: the distinct characters of the corpus, for 'characters'; `texts()`: what BPE is trained on.
+  """
+  kind, size = check(specification)
+  if kind == 'characters':
+    return characters(alphabet)
+  if kind == 'bpe':
+    return trained_bpe(size, texts())
+  return {'bytes': byte_values, 'gpt2': gpt2}[kind]()
+
+
+def characters(alphabet: str) -> Tokenizer:
+  """One token a character, in code point order. The line end always is one: documents are set apart by it."""
+  alphabet = ''.join(sorted(set(alphabet) | {'\n'}))
+  points = _code_points(alphabet)
+  table = np.full(int(points[-1]) + 2, -1, np.int32)  # code point -> id; the last entry stands for all above
+  table[points] = np.arange(len(points), dtype=np.int32)
+
+  def encode(text):
+    ids = table[np.minimum(_code_points(text), len(table) - 1)]
+    if ids.size and ids.min() < 0:
+      raise UsageError(_unknown_characters(text, ids, len(alphabet)))
+    return ids
+
+  newline = int(table[ord('\n')])
+  return Tokenizer(
+    name='characters',
+    pieces=[character.encode('utf-8') for character in alphabet],
+    encode_all=lambda texts: [encode(text) for text in texts],
+    separator=(newline, newline),
+    end_of_text=None,
+    saved={'format': FORMAT, 'name': 'characters', 'characters': alphabet},
+  )
+
+
+def _unknown_characters(text, ids, size):
+  unknown = np.flatnonzero(ids < 0)
+  return (
+    f'{listed(text[i] for i in unknown)} (first at character {unknown[0] + 1:,} of the text) is outside the '
+    f'vocabulary of {size:,} characters'
+  )
+
+
+def listed(found: Iterable[str]) -> str:
+  """Characters for a message: distinct, quoted, the unprintable escaped, eight at most."""
+  distinct = list(dict.fromkeys(found))
+  quoted = [repr(c) if c.isprintable() else ascii(c) for c in distinct[:8]]
+  return ', '.join(quoted) + (f' and {len(distinct) - 8:,} more' if len(distinct) > 8 else '')
+
+
+def byte_values() -> Tokenizer:
+  """One token a byte of UTF-8."""
+
+  def encode(text):
+    return np.frombuffer(sources.whole_characters(text).encode('utf-8'), np.uint8).astype(np.int32)
+
+  return Tokenizer(
+    name='bytes',
+    pieces=[bytes([i]) for i in range(256)],
+    encode_all=lambda texts: [encode(text) for text in texts],
+    separator=(ord('\n'), ord('\n')),
+    end_of_text=None,
+    saved={'format': FORMAT, 'name': 'bytes'},
+  )
+
+
+def trained_bpe(size: int, texts: Iterable[str]) -> Tokenizer:
+  """Byte-level BPE of `size` tokens, fewer where `texts` hold fewer pairs to merge."""
+  from tokenizers import pre_tokenizers, trainers
+
+  library = _byte_level([], {})
+  trainer = trainers.BpeTrainer(
+    vocab_size=size,
+    special_tokens=[END_OF_TEXT],
+    initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    show_progress=False,
+  )
+  library.train_from_iterator(texts, trainer)
+  return _from_bpe({'format': FORMAT, 'name': f'bpe:{size}', 'bpe': json.loads(library.to_str())})
+
+
+def gpt2() -> Tokenizer:
+  """GPT-2's BPE, 50,257 tokens: Radford et al. 2019, section 2.2."""
+  lines = sources.read_bundled(*GPT2_MERGES).decode('utf-8').splitlines()[1:]  # the first names the version
+  merges = [tuple(line.split(' ')) for line in lines]
+  tokens = [*_byte_symbols().values(), *(first + second for first, second in merges), END_OF_TEXT]
+  library = _byte_level(merges, {token: i for i, token in enumerate(tokens)})
+  return _from_library(library, {'format': FORMAT, 'name': 'gpt2'})
+
+
+def _from_bpe(saved):
+  from tokenizers import Tokenizer as Library
+
+  try:
+    return _from_library(Library.from_str(json.dumps(saved['bpe'])), saved)
+  except StorageError:
+    raise
+  except Exception as error:  # the library raises plain Exception at a broken description
+    raise ValueError(error) from None
+
+
+def _byte_level(merges, vocabulary):
+  """An untrained byte-level BPE of the `tokenizers` library, with GPT-2's pre-tokenizer."""
+  from tokenizers import Tokenizer as Library
+  from tokenizers import decoders, models, pre_tokenizers
+
+  library = Library(models.BPE(vocab=vocabulary, merges=merges))
+  library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  library.decoder = decoders.ByteLevel()
+  if END_OF_TEXT in vocabulary:
+    library.add_special_tokens([END_OF_TEXT])
+  return library
+
+
+def _from_library(library, saved):
+  values = {symbol: byte for byte, symbol in _byte_symbols().items()}
+  vocabulary = library.get_vocab(with_added_tokens=True)
+  pieces = [b''] * len(vocabulary)
+  for token, i in vocabulary.items():
+    pieces[i] = bytes(values[symbol] for symbol in token) if token != END_OF_TEXT else END_OF_TEXT.encode()
+  end = vocabulary[END_OF_TEXT]
+
+  def encode_all(texts):
+    found = library.encode_batch_fast(
+      [sources.whole_characters(text) for text in texts], add_special_tokens=False
+    )
+    return [np.array(encoding.ids, np.int32) for encoding in found]
+
+  return Tokenizer(saved['name'], pieces, encode_all, (end,), end, saved)
+
+
+def _byte_symbols():
+  """{byte: the printable character that stands for it in byte-level BPE}, in GPT-2's order of token ids."""
+  printable = [*range(ord('!'), ord('~') + 1), *range(ord('¡'), ord('¬') + 1), *range(ord('®'), ord('ÿ') + 1)]
+  others = [byte for byte in range(256) if byte not in printable]
+  return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
+
+
+def _code_points(text):
+  return np.frombuffer(text.encode('utf-32-le', 'surrogatepass'), np.uint32)
+
+
+def _to_json(saved):
+  return json.dumps(saved, ensure_ascii=False, indent=None, sort_keys=True)

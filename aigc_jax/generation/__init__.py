@@ -1,0 +1,7 @@
+"""Text from models: `generate_text` for strings, `decode.generate` for tokens, `Sampling` for how to choose."""
+
+from aigc_jax.generation.decode import generate
+from aigc_jax.generation.strategies import Sampling
+from aigc_jax.generation.text import Completion, generate_text
+
+__all__ = ['Completion', 'Sampling', 'generate', 'generate_text']

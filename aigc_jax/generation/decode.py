@@ -1,0 +1,212 @@
+"""The loop over a decoder's cached step: prefill the prompts once, then draw tokens in compiled chunks.
+
+A decoder is a NamedTuple of pure functions (`models.decoder` makes one):
+  init_cache(batch_size, length) -> cache, any pytree, with room for `length` positions, padding included;
+  step(params, cache, tokens [batch, n], mask [batch, n] or None) -> (logits [batch, n, vocabulary], cache), where mask
+    False marks padding on the left, allowed while the cache is being filled with a prompt;
+  context_length: the most tokens it can look back over, the last one included; None: no limit (recurrent networks).
+
+Text longer than the context is continued over a window that jumps: when a row has filled the context, its last half is
+kept and prefilled again. Where a row's window begins depends on the number of its tokens alone (`window_start`), so a
+token is drawn from the same logits however the text came to be split into prompt, batch and chunks.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from aigc_jax.errors import DataError, UsageError
+from aigc_jax.generation import strategies
+from aigc_jax.generation.strategies import Sampling
+
+_CHUNK_SECONDS = 0.1  # the host looks, and text is shown, about this often
+
+
+class Generated(NamedTuple):
+  """What was drawn. Columns at or past a row's length are 0."""
+
+  tokens: np.ndarray  # [batch, new] int32
+  log_probabilities: np.ndarray  # [batch, new] float32, nats, under the model itself: before any strategy
+  lengths: np.ndarray  # [batch] int32, the end token included
+
+
+class _State(NamedTuple):
+  cache: Any  # the rows' windows, all tokens but the last
+  token: Any  # [batch] int32, the last token, not yet fed
+  seen: Any  # [batch, vocabulary] bool, for the repetition penalty, or None
+  drawn: Any  # () int32, tokens drawn so far
+
+
+def window_start(count: int, context_length: int | None) -> int:
+  """The first of a row's `count` tokens that the next one is drawn from."""
+  if context_length is None or count <= context_length:
+    return 0
+  jump = context_length + 1 - max(1, context_length // 2)
+  return jump * -(-(count - context_length) // jump)
+
+
+def generate(
+  decoder,
+  params,
+  prompts,
+  key,
+  sampling: Sampling,
+  max_new_tokens: int,
+  *,
+  end_token: int | None = None,
+  rows=None,
+  chunk_size: int = 64,
+  on_chunk: Callable | None = None,
+) -> Generated:
+  """Continues rows of tokens.
+
+  prompts: for each row its tokens, 1-D, at least one; rows may differ in length.
+  key: PRNG key. Row i draws its token t from fold_in(fold_in(key, rows[i]), t), whatever the batch and the chunks.
+  rows: the rows' numbers, [batch] int; 0, 1, ... where not given.
+  end_token: ends a row, as its last token; None: every row runs to max_new_tokens.
+  chunk_size: the most tokens drawn between two looks of the host; fewer are, where a token takes long.
+  on_chunk(tokens [batch, n], log_probabilities [batch, n], first) -> rows to end, [batch] bool, or None: called for
+    each chunk, whose first column is the rows' new token number `first`. A row's lengths then say where it ended.
+
+  Raises UsageError for values out of range, before compiling, and DataError for logits that are not finite.
+  """
+  prompts = [np.asarray(prompt, np.int32).reshape(-1) for prompt in prompts]
+  check(sampling, max_new_tokens=max_new_tokens, chunk_size=chunk_size)
+  if not prompts or not all(map(len, prompts)):
+    raise UsageError('each prompt must have at least one token')
+  row_keys = _row_keys(key, np.arange(len(prompts)) if rows is None else np.asarray(rows))
+  structure, floats = _split(sampling)
+  result = Generated(
+    np.zeros((len(prompts), max_new_tokens), np.int32),
+    np.zeros((len(prompts), max_new_tokens), np.float32),
+    np.full(len(prompts), max_new_tokens, np.int32),
+  )
+  live = np.ones(len(prompts), bool)
+  state, left, steps, drawn = None, 0, 1, 0
+  while live.any() and drawn < max_new_tokens:
+    if left == 0:
+      texts = [
+        np.concatenate([prompt, new[:drawn]]) for prompt, new in zip(prompts, result.tokens, strict=True)
+      ]
+      state, left = _refill(decoder, params, texts, live, state, sampling, max_new_tokens - drawn)
+    count, began = min(steps, left), time.perf_counter()
+    state, *chunk = _advance(decoder, structure, chunk_size, params, state, floats, row_keys, np.int32(count))
+    tokens, log_probabilities = (np.asarray(x)[:, :count] for x in chunk)
+    _record(result, tokens, log_probabilities, drawn, end_token)
+    asked = None if on_chunk is None else on_chunk(tokens, log_probabilities, drawn)
+    drawn, left = drawn + count, left - count
+    if asked is not None:
+      result.lengths[asked] = np.minimum(result.lengths[asked], drawn)
+    live = result.lengths > drawn
+    steps = int(np.clip(count * _CHUNK_SECONDS / (time.perf_counter() - began), 1, chunk_size))
+  past = np.arange(drawn) >= result.lengths[:, None]
+  return Generated(
+    np.where(past, 0, result.tokens[:, :drawn]),
+    np.where(past, 0, result.log_probabilities[:, :drawn]),
+    np.minimum(result.lengths, drawn),
+  )
+
+
+def check(sampling, **counts):
+  """Raises UsageError for a strategy out of range, and for a count that is not a whole number of at least 1."""
+  strategies.validate(sampling)
+  for name, value in counts.items():
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+      raise UsageError(f'{name} must be a whole number of at least 1, not {value!r}')
+
+
+def _split(sampling):
+  """(what the program is built from, the numbers it takes): greedy drops what cannot change its choice."""
+  if sampling.greedy:
+    sampling = Sampling(greedy=True, repetition_penalty=sampling.repetition_penalty)
+  structure = Sampling(greedy=sampling.greedy, top_k=sampling.top_k)
+  floats = {name: np.float32(value) for name, value in sampling._asdict().items() if value is not None}
+  return structure, {name: value for name, value in floats.items() if name not in ('greedy', 'top_k')}
+
+
+def _refill(decoder, params, texts, live, state, sampling, remaining):
+  """The state with a cache made anew from each row's window, and how many tokens may be drawn from it."""
+  context = decoder.context_length
+  windows = [text[window_start(len(text), context) :] for text in texts]
+  held = np.array([len(window) for window in windows])
+  left = remaining if context is None else min(remaining, int((context + 1 - held[live]).min()))
+  width = _round_up(held.max()) - 1
+  tokens, mask = np.zeros((2, len(texts), width), np.int32)
+  for row, window in enumerate(windows):
+    tokens[row, width + 1 - len(window) :] = window[:-1]
+    mask[row, width + 1 - len(window) :] = 1
+  cache = _fill(decoder, _round_up(width + left), params, tokens, mask.astype(bool))
+  if state is not None:
+    return state._replace(cache=cache), left
+  last = np.array([text[-1] for text in texts], np.int32)
+  seen = None
+  if sampling.repetition_penalty is not None:
+    vocabulary = jax.eval_shape(decoder.step, params, cache, last[:, None])[0].shape[-1]
+    seen = np.zeros((len(texts), vocabulary), bool)
+    for row, text in enumerate(texts):
+      seen[row, text] = True
+  return _State(cache, jnp.asarray(last), seen if seen is None else jnp.asarray(seen), jnp.int32(0)), left
+
+
+def _round_up(n):
+  """n or a little more: 16, 32, ... 128, then four sizes an octave, so that few shapes are compiled."""
+  step = max(16, 2 ** (int(n - 1).bit_length() - 3))
+  return -(-int(n) // step) * step
+
+
+def _record(result, tokens, log_probabilities, drawn, end_token):
+  """Writes a chunk into the result, and shortens the rows that meet the end token in it."""
+  count = tokens.shape[1]
+  result.tokens[:, drawn : drawn + count] = tokens
+  result.log_probabilities[:, drawn : drawn + count] = log_probabilities
+  if end_token is not None:
+    ends = tokens == end_token
+    first = np.where(ends.any(1), drawn + ends.argmax(1) + 1, result.lengths)
+    np.minimum(result.lengths, first, out=result.lengths)
+  counted = drawn + np.arange(count) < result.lengths[:, None]
+  if not np.isfinite(log_probabilities[counted]).all():
+    raise DataError(
+      f'the model gave logits that are not finite within new tokens {drawn + 1} to {drawn + count}'
+    )
+
+
+@jax.jit
+def _row_keys(key, rows):
+  return jax.vmap(partial(jax.random.fold_in, key))(rows)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _fill(decoder, length, params, tokens, mask):
+  """A cache of `length` positions that has seen tokens [batch, width]. Their logits are unused, so never computed."""
+  return decoder.step(params, decoder.init_cache(tokens.shape[0], length), tokens, mask)[1]
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
+def _advance(decoder, structure, size, params, state, floats, row_keys, count):
+  """Draws `count` <= size tokens a row: (state, tokens [batch, size], log-probabilities [batch, size])."""
+  sampling = structure._replace(**floats)
+  numbers = state.drawn + jnp.arange(size)
+  chance = lambda number: jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, number), (2,)))(
+    row_keys
+  )
+  uniform = jax.vmap(chance)(numbers)  # [size, batch, 2], drawn at once: far cheaper than step by step
+
+  def step(i, carry):
+    state, tokens, log_probabilities = carry
+    logits, cache = decoder.step(params, state.cache, state.token[:, None])
+    logits = logits[:, -1].astype(jnp.float32)
+    token = strategies.choose(logits, sampling, uniform[i], state.seen)
+    chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0] - jax.nn.logsumexp(logits, axis=-1)
+    seen = None if state.seen is None else state.seen | (jnp.arange(logits.shape[-1]) == token[:, None])
+    state = _State(cache, token, seen, state.drawn + 1)
+    return state, tokens.at[i].set(token), log_probabilities.at[i].set(chosen)
+
+  empty = jnp.zeros((size, state.token.shape[0]))
+  state, tokens, log_probabilities = lax.fori_loop(0, count, step, (state, empty.astype(jnp.int32), empty))
+  return state, tokens.T, log_probabilities.T

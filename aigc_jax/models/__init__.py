@@ -1,0 +1,37 @@
+"""Model definitions: the only place that imports flax.linen. Pure functions of parameters and arrays."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from aigc_jax.models import transformer
+
+SCHEMAS = {'transformer': transformer.Transformer}
+CHECKS = {'transformer': transformer.check}
+
+
+def check(model_config):
+  """Rules across the fields of a resolved `config.model`. Raises UsageError."""
+  CHECKS[model_config['name']](model_config)
+
+
+def build(model_config, dtype='float32'):
+  """The module that a resolved `config.model` (plain dict, floats possibly traced) describes, computing in `dtype`."""
+  fields = {name: value for name, value in model_config.items() if name != 'name'}
+  return SCHEMAS[model_config['name']](**fields, dtype=dtype)
+
+
+class Decoder(NamedTuple):
+  """What generation needs of a language model, as pure functions."""
+
+  init_cache: Callable  # batch_size, length -> cache
+  step: Callable  # params, cache, tokens [batch, n], mask=None [batch, n] -> (logits [batch, n, vocabulary], cache)
+  context_length: int  # tokens the model was made for
+
+
+def decoder(module):
+  """The Decoder of a Transformer; `params` are what `module.init(...)['params']` gives."""
+
+  def step(params, cache, tokens, mask=None):
+    return module.apply({'params': params}, tokens, cache, mask, method='decode')
+
+  return Decoder(module.init_cache, step, module.context_length)

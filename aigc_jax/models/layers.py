@@ -1,0 +1,95 @@
+"""Parts that the models here are made of. Parameters are float32; the work is done in each part's `dtype`.
+
+Float fields (a dropout rate, an epsilon, a deviation) may be traced: nothing here looks at their value.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def normal(deviation):
+  """Initializer: centred normal noise of a standard deviation that may be traced."""
+  return lambda key, shape, dtype=jnp.float32: deviation * jax.random.normal(key, shape, dtype)
+
+
+class Dense(nn.Module):
+  """x [..., inputs] -> x @ kernel + bias [..., features]."""
+
+  features: int
+  bias: bool
+  deviation: Any  # of the initial kernel
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    kernel = self.param('kernel', normal(self.deviation), (x.shape[-1], self.features))
+    y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+    if self.bias:
+      y = y + self.param('bias', nn.initializers.zeros, (self.features,)).astype(self.dtype)
+    return y
+
+
+class Dropout(nn.Module):
+  """Zeroes a fraction `rate` of the entries and scales up the rest (Srivastava et al. 2014); None: does nothing."""
+
+  rate: Any = None
+
+  @nn.compact
+  def __call__(self, x, train):
+    if self.rate is None or not train:
+      return x
+    keep = 1 - self.rate
+    kept = jax.random.uniform(self.make_rng('dropout'), x.shape) < keep
+    return jnp.where(kept, x / jnp.asarray(keep, x.dtype), 0)
+
+
+class Norm(nn.Module):
+  """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019) over the last axis, in float32."""
+
+  kind: str
+  epsilon: Any
+  bias: bool = False
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    x = x.astype(jnp.float32)
+    if self.kind == 'layer_norm':
+      x = x - x.mean(-1, keepdims=True)
+    x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+    x = x * self.param('scale', nn.initializers.ones, (x.shape[-1],))
+    if self.bias and self.kind == 'layer_norm':
+      x = x + self.param('bias', nn.initializers.zeros, (x.shape[-1],))
+    return x.astype(self.dtype)
+
+
+ACTIVATIONS = {
+  'gelu': lambda x: jax.nn.gelu(x, approximate=False),  # Hendrycks & Gimpel 2016, eq. 1
+  'gelu_tanh': lambda x: jax.nn.gelu(x, approximate=True),  # ibid., the tanh approximation
+  'relu': jax.nn.relu,
+  'relu2': lambda x: jnp.square(jax.nn.relu(x)),  # So et al. 2021 (Primer)
+}
+
+
+class FeedForward(nn.Module):
+  """[..., width] -> [..., width] through `hidden` units; 'swiglu' is gated (Shazeer 2020, eq. 6)."""
+
+  hidden: int
+  activation: str
+  bias: bool
+  deviation: Any
+  output_deviation: Any
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    width = x.shape[-1]
+    h = Dense(self.hidden, self.bias, self.deviation, self.dtype, name='up')(x)
+    if self.activation == 'swiglu':
+      h = jax.nn.silu(Dense(self.hidden, self.bias, self.deviation, self.dtype, name='gate')(x)) * h
+    else:
+      h = ACTIVATIONS[self.activation](h)
+    return Dense(width, self.bias, self.output_deviation, self.dtype, name='down')(h)

@@ -1,0 +1,91 @@
+"""Language modelling: predict the next token of text, with any model that maps tokens to logits."""
+
+import dataclasses
+import math
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+
+from aigc_jax import models
+from aigc_jax.config import Positive
+from aigc_jax.errors import UsageError
+from aigc_jax.generation import text as generation
+from aigc_jax.generation.strategies import Sampling
+from aigc_jax.task import Task
+from aigc_jax.tasks.losses import softmax_cross_entropy
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageConfig:
+  sample_prompt: str = ''  # what the samples shown while training go on from; '': the start of a document
+  sample_tokens: Annotated[int, Positive] = 200
+  sample_temperature: Annotated[float, Positive] = 0.8
+
+
+def complete(config, dataset):
+  """Fills in what the data decides: the vocabulary's size and the context. Raises UsageError where they clash."""
+  model, needed, length = dict(config['model']), dataset.tokenizer.vocabulary_size, config['data']['sequence_length']
+  model['vocabulary_size'] = model['vocabulary_size'] or needed
+  if model['vocabulary_size'] < needed:
+    raise UsageError(
+      f'config.model.vocabulary_size: {model["vocabulary_size"]} is too small for the {needed} tokens of'
+      f' {config["data"]["tokenizer"]!r}; leave it unset or use {needed} or more'
+    )
+  if 'context_length' in model:
+    model['context_length'] = model['context_length'] or length
+    if model['context_length'] < length:
+      raise UsageError(
+        f'config.model.context_length: {model["context_length"]} is shorter than config.data.sequence_length ='
+        f' {length}; leave it unset or use {length} or more'
+      )
+  return config | {'model': model}
+
+
+def build(config):
+  """A Task from a resolved config whose floats may be traced. Batches are those of `data.load`."""
+  model = models.build(config['model'], jnp.dtype(config['training']['precision']))
+
+  def init(key, batch):
+    return model.init(key, batch['inputs'][:1])['params'], {}
+
+  def loss(params, extra, batch, context):
+    logits = model.apply(
+      {'params': params},
+      batch['inputs'],
+      segments=batch.get('segments'),
+      train=context.train,
+      rngs={'dropout': context.key},
+    )  # [batch, time, vocabulary]
+    nats = softmax_cross_entropy(logits, batch['targets']) * batch['mask']  # [batch, time]
+    total, weight = nats.sum(), batch['mask'].sum()
+    metrics = {}
+    if not context.train:
+      hits = (logits.argmax(-1) == batch['targets']) * batch['mask']
+      metrics['accuracy'] = (hits.sum(), weight)
+    if 'characters' in batch:
+      characters = (batch['characters'] * batch['mask']).sum()
+      metrics['bits_per_character'] = (total / math.log(2), characters)
+    return total, (weight, extra, metrics)
+
+  def show(params, extra, dataset, key):
+    task = config['task']
+    sampling = Sampling(temperature=task['sample_temperature'])
+    seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
+    completion = generation.generate_text(
+      models.decoder(model),
+      params,
+      dataset.tokenizer,
+      [task['sample_prompt']],
+      max_new_tokens=task['sample_tokens'],
+      sampling=sampling,
+      seed=seed,
+    )[0]
+    return {'sample.txt': completion.prompt + completion.text}
+
+  return Task(init, loss, report=report, show=show, unit='tokens')
+
+
+def report(metrics):
+  """Adds the perplexity, exp of the mean loss in nats."""
+  return metrics | {'perplexity': math.exp(min(metrics['loss'], 700.0))}

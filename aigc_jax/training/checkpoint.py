@@ -1,0 +1,354 @@
+"""Checkpoints: saved behind the loop's back, hashed file by file, verified before anything is restored.
+
+A step's folder holds what Orbax writes and, last of all, manifest.json: the shape and dtype of every leaf and
+the SHA-256 of every file. Without a manifest there is no checkpoint: a killed save leaves none and is swept
+away at the next start. (Orbax by itself restores a flipped bit without a word.)
+
+Leaves are saved flat, under names such as 'params/block_0/mlp/up/kernel'. The structure comes from the target
+that is restored into, so optax's states and missing parts need nothing special, and any part can be read
+alone. What never changes (`State.frozen`) is saved once, in checkpoints/frozen/.
+"""
+
+import concurrent.futures
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+import sys
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from aigc_jax import run
+from aigc_jax.errors import StorageError, UsageError
+from aigc_jax.training.manifest import MANIFEST, has_manifest, read_manifest, verify, write_manifest
+
+FROZEN, ARRAYS = 'frozen', 'state'
+KEY_IMPLEMENTATIONS = ('threefry2x32', 'rbg', 'unsafe_rbg')
+
+
+class Leaf(NamedTuple):
+  """What a manifest says of one array."""
+
+  shape: list
+  dtype: str  # 'float32', or 'key<fry>' of a typed PRNG key
+
+
+def flat(tree):
+  """{'params/embed/token': leaf} of any pytree."""
+  pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
+  leaves = {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in pairs}
+  if len(leaves) < len(pairs):
+    raise ValueError('two leaves of the state have the same path: a key has a slash in it')
+  return leaves
+
+
+def is_key(leaf):
+  return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def described(leaf):
+  return Leaf(list(leaf.shape), str(leaf.dtype))
+
+
+def host_copies(leaves):
+  """{name: array} -> {name: numpy copy}, which the donation of the state to the next step cannot touch."""
+  data = {n: jax.random.key_data(a) if is_key(a) else a for n, a in leaves.items()}
+  for array in data.values():
+    if isinstance(array, jax.Array):
+      array.copy_to_host_async()
+  return {n: np.array(array) for n, array in data.items()}
+
+
+class Checkpointer:
+  """Writes the checkpoints of one run, one at a time, in its own thread: `with Checkpointer(...) as saver`.
+
+  An error of a save comes up at the next `save`, `wait` or `close`, as a StorageError.
+  """
+
+  def __init__(self, folder, *, keep, resumed_from=None):
+    """Sweeps away what killed saves left, and what lies beyond the step that the run goes on from.
+
+    Args:
+      folder: the run's checkpoints/; made at the first save.
+      keep: how many of the newest to keep; the best one is kept besides.
+      resumed_from: the restored step; later checkpoints were damaged, or belong to a course that is given up.
+    """
+    self._folder, self._keep = pathlib.Path(folder), keep
+    self._thread = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
+    self._pending, self._saved = None, None
+    with run.storage_errors(self._folder):
+      for path in self._folder.iterdir() if self._folder.is_dir() else ():
+        ours = re.match(rf'\d+|{FROZEN}\b', path.name)
+        later = resumed_from is not None and path.name.isdigit() and int(path.name) > resumed_from
+        if ours and (later or not (path / MANIFEST).is_file()):
+          remove(path)
+
+  def save(self, step, state, metric=None):
+    """Starts saving; returns when `state` is copied to the host, so it may be donated.
+
+    Waits for the save before it, if that is still going on. Saves of the step saved last do nothing.
+
+    Args:
+      step: int, names the checkpoint.
+      state: State, or any pytree of arrays with a field or key 'frozen' or without.
+      metric: float; the checkpoint with the lowest is the best one. None or NaN: it is none.
+
+    Raises:
+      StorageError: the save before it failed.
+    """
+    self.wait()
+    if step == self._saved:
+      return
+    leaves = {n: leaf if hasattr(leaf, 'dtype') else np.asarray(leaf) for n, leaf in flat(state).items()}
+    frozen = {n: leaf for n, leaf in leaves.items() if n.startswith(f'{FROZEN}/')}
+    moving = {n: leaf for n, leaf in leaves.items() if n not in frozen}
+    parts = (
+      [(self._folder / FROZEN, frozen, None)] if frozen and not has_manifest(self._folder / FROZEN) else []
+    )
+    parts.append((self._folder / str(step), moving, metric))
+    copied = [
+      (folder, host_copies(part), {n: described(leaf) for n, leaf in part.items()}, metric)
+      for folder, part, metric in parts
+    ]
+    self._saved = step
+    self._pending = self._thread.submit(self._write, copied)
+
+  def _write(self, parts):
+    for folder, arrays, leaves, metric in parts:
+      try:
+        write(folder, arrays, leaves, metric)
+      except (OSError, ValueError, RuntimeError, StorageError) as error:
+        with contextlib.suppress(OSError):  # a full disk gets its space back
+          remove(folder)
+        reason = (getattr(error, 'strerror', None) or str(error)).strip().splitlines() or [repr(error)]
+        raise StorageError(f'{folder}: cannot be written: {reason[0]}') from error
+    with run.storage_errors(self._folder):
+      self._retire()
+
+  def _retire(self):
+    metrics = metrics_of(self._folder)
+    kept = {*sorted(metrics)[-self._keep :], lowest(metrics)}
+    for step in metrics:
+      if step not in kept:
+        remove(self._folder / str(step))
+
+  def wait(self):
+    """Returns when the save that goes on, if any, is complete. Raises StorageError if it failed."""
+    pending, self._pending = self._pending, None
+    if pending:
+      try:
+        pending.result()
+      except BaseException:
+        self._saved = None
+        raise
+
+  def close(self):
+    try:
+      self.wait()
+    finally:
+      self._thread.shutdown()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.close()
+
+
+def write(folder, arrays, leaves, metric):
+  """Writes the arrays by Orbax and then the manifest, after which the checkpoint exists."""
+  from orbax.checkpoint import v1 as ocp
+
+  remove(folder)
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  context = ocp.Context()
+  context.array.saving.use_compression = False  # it takes time, and weights hardly shrink
+  arrays = {n: a for n, a in arrays.items() if a.size}  # Orbax refuses empty ones
+  with context:
+    ocp.save(folder.absolute(), arrays, checkpointable_name=ARRAYS)
+  metric = None if metric is None or np.isnan(metric) else float(metric)
+  write_manifest(
+    folder, {'metric': metric, 'leaves': {name: leaf._asdict() for name, leaf in leaves.items()}}
+  )
+
+
+def remove(folder):
+  """Deletes a checkpoint, its manifest first, and what Orbax left of an unfinished one."""
+  (folder / MANIFEST).unlink(missing_ok=True)
+  for path in [folder, *folder.parent.glob(f'{folder.name}.*')]:
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def steps(folder):
+  """The steps that have a checkpoint, damaged or not, in ascending order."""
+  folder = pathlib.Path(folder)
+  names = os.listdir(folder) if folder.is_dir() else []
+  return sorted(int(name) for name in names if name.isdigit() and has_manifest(folder / name))
+
+
+def latest(folder):
+  """The newest step, or None."""
+  return (steps(folder) or [None])[-1]
+
+
+def best(folder):
+  """The step with the lowest metric, or None where no checkpoint has one."""
+  return lowest(metrics_of(pathlib.Path(folder)))
+
+
+def metrics_of(folder):
+  """{step: metric or None}."""
+  metrics = {}
+  for step in steps(folder):
+    try:
+      metrics[step] = read_manifest(folder / str(step))['metric']
+    except StorageError:
+      metrics[step] = None
+  return metrics
+
+
+def lowest(metrics):
+  return min((s for s in metrics if metrics[s] is not None), key=metrics.get, default=None)
+
+
+def print_warning(line):
+  print(line, file=sys.stderr)
+
+
+def find_whole(folder, which, warn):
+  """(step, manifest) of the checkpoint asked for, verified; of the next best one where that is damaged."""
+  metrics = metrics_of(folder)
+  order = sorted(metrics, reverse=True)
+  if which == 'best':
+    order = sorted((s for s in order if metrics[s] is not None), key=metrics.get) or order
+  elif which != 'latest':
+    order = [int(which)] if str(which).isdigit() and int(which) in metrics else []
+  if not order:
+    there = ', '.join(map(str, sorted(metrics))) or 'none'
+    raise UsageError(f'{folder}: no checkpoint {which!r}; there are: {there}; or ask for best or latest')
+  first = None
+  for step in order:
+    try:
+      manifest = verify(folder / str(step))
+    except StorageError as error:
+      if which not in ('latest', 'best'):
+        raise
+      first = first or error
+      warn(f'WARNING: checkpoint {step} is damaged and passed over: {error}')
+    else:
+      if first:
+        warn(f'WARNING: falling back to checkpoint {step}')
+      return step, manifest
+  raise StorageError(f'{folder}: none of its {len(order)} checkpoints is whole; {first}') from first
+
+
+def restore(folder, target, which='latest', warn=print_warning):
+  """Reads a checkpoint into the structure of `target`.
+
+  Args:
+    folder: the run's checkpoints/.
+    target: a State, or a dict with some of its fields, whose leaves have shape and dtype (arrays or
+      ShapeDtypeStruct), and a sharding where one is wanted; the others go to the first device.
+    which: 'latest', 'best' (lowest metric), or a step.
+    warn: called with one line for each damaged checkpoint that is passed over.
+
+  Returns:
+    (step, tree): the tree like `target`, of arrays with the bits that were saved.
+
+  Raises:
+    UsageError: there is no such checkpoint; or its leaves are not those of `target` (path and both shapes).
+    StorageError: the step asked for by number is damaged, or all are.
+  """
+  folder = pathlib.Path(folder)
+  step, manifest = find_whole(folder, which, warn)
+  return step, load(folder, step, manifest, target)
+
+
+def restore_fields(folder, names, which='latest', warn=print_warning):
+  """Like `restore`, of the named fields of the State alone and without a target.
+
+  Returns (step, {name: nested dict of arrays}); a field without leaves (no 'average' is kept) is left out.
+  """
+  folder, target = pathlib.Path(folder), {}
+  step, manifest = find_whole(folder, which, warn)
+  for path, leaf in leaves_of(folder, manifest, names).items():
+    *parents, last = path.split('/')
+    place = target
+    for parent in parents:
+      place = place.setdefault(parent, {})
+    dtype = key_types()[leaf.dtype][0] if leaf.dtype.startswith('key<') else jnp.dtype(leaf.dtype)
+    place[last] = jax.ShapeDtypeStruct(tuple(leaf.shape), dtype)
+  return step, load(folder, step, manifest, target)
+
+
+def key_types():
+  """{'key<fry>': (dtype, 'threefry2x32'), ...}: JAX tells the implementation of an array, not of a dtype."""
+  types = {}
+  for name in KEY_IMPLEMENTATIONS:
+    dtype = jax.eval_shape(lambda: jax.random.key(0, impl=name)).dtype
+    types[str(dtype)] = (dtype, name)
+  return types
+
+
+def leaves_of(folder, manifest, names):
+  """{path: Leaf} of the named fields, the frozen ones included. Raises StorageError."""
+  saved = dict(manifest['leaves'])
+  if FROZEN in names and has_manifest(folder / FROZEN):
+    saved |= verify(folder / FROZEN)['leaves']
+  return {path: Leaf(**leaf) for path, leaf in saved.items() if path.split('/')[0] in names}
+
+
+def load(folder, step, manifest, target):
+  names = getattr(target, '_fields', None) or tuple(target)
+  wanted, saved = flat(target), leaves_of(folder, manifest, names)
+  check_leaves(folder / str(step), saved, {path: described(leaf) for path, leaf in wanted.items()})
+  frozen = {path for path in wanted if path.startswith(f'{FROZEN}/')}
+  arrays = read_arrays(folder / FROZEN, {p: leaf for p, leaf in wanted.items() if p in frozen})
+  arrays |= read_arrays(folder / str(step), {p: leaf for p, leaf in wanted.items() if p not in frozen})
+  return jax.tree.unflatten(jax.tree.structure(target), [arrays[path] for path in wanted])
+
+
+def check_leaves(folder, saved, wanted):
+  """Raises UsageError that names the first leaf that differs, with both shapes."""
+  if saved == wanted:
+    return
+  lines = []
+  for path in saved | wanted:
+    a, b = saved.get(path), wanted.get(path)
+    if a is None or b is None:
+      lines.append(f'{path} is {"only in the config" if a is None else "only in the checkpoint"}')
+    elif a != b:
+      kinds = (f'{a.dtype} ', f'{b.dtype} ') if a.dtype != b.dtype else ('', '')
+      lines.append(f'{path} is {kinds[0]}{a.shape} in the checkpoint and {kinds[1]}{b.shape} in the config')
+  more = f' (and {len(lines) - 1} more differ)' if len(lines) > 1 else ''
+  raise UsageError(f'{folder}: {lines[0]}{more}')
+
+
+def read_arrays(folder, wanted):
+  """{path: array} of the leaves of one checkpoint folder, placed as their shardings say."""
+  from orbax.checkpoint import v1 as ocp
+
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  arrays, target = {}, {}
+  for path, leaf in wanted.items():
+    sharding = getattr(leaf, 'sharding', None) or here
+    if is_key(leaf):
+      target[path] = jax.eval_shape(jax.random.key_data, leaf).update(sharding=here)
+    elif 0 in leaf.shape:
+      arrays[path] = jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), sharding)
+    else:
+      target[path] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+  if target:
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
+      arrays |= ocp.load(folder.absolute(), target, checkpointable_name=ARRAYS)
+  for path, leaf in wanted.items():
+    if is_key(leaf):
+      key = jax.random.wrap_key_data(arrays[path], impl=key_types()[str(leaf.dtype)][1])
+      arrays[path] = jax.device_put(key, getattr(leaf, 'sharding', None) or here)
+  return arrays

@@ -1,0 +1,82 @@
+"""What a person sees while a run goes on: lines on standard error and in log.txt, and one progress line.
+
+On a terminal the progress line stays at the bottom; elsewhere it is printed now and then as a plain line.
+"""
+
+import sys
+import time
+
+PLAIN_SECONDS = 10.0  # between progress lines where there is no terminal
+
+
+class Console:
+  """Open with `with`; `log` is a path that every line is appended to, or None."""
+
+  def __init__(self, log=None, quiet=False):
+    self.log, self.quiet = log and open(log, 'a', encoding='utf-8'), quiet
+    self.bar, self.last = None, time.monotonic()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *error):
+    self.stop()
+    if self.log:
+      self.log.close()
+
+  def say(self, text=''):
+    """Prints lines above the progress line."""
+    if self.log:
+      self.log.write(text + '\n')
+      self.log.flush()
+    if self.quiet:
+      return
+    if self.bar:
+      self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+    else:
+      print(text, file=sys.stderr, flush=True)
+
+  def start(self, step, total):
+    if not self.quiet and sys.stderr.isatty():
+      from rich.console import Console as RichConsole
+      from rich.progress import BarColumn, Progress, TextColumn
+
+      columns = BarColumn(20), TextColumn('{task.fields[text]}')
+      self.bar = Progress(*columns, console=RichConsole(stderr=True), transient=True)
+      self.bar.add_task('', total=total, completed=step, text='compiling')
+      self.bar.start()
+
+  def progress(self, step, total, text):
+    if self.bar:
+      self.bar.update(self.bar.task_ids[0], completed=step, text=text)
+    elif time.monotonic() - self.last > PLAIN_SECONDS or step == total:
+      self.say(text)
+      self.last = time.monotonic()
+
+  def stop(self):
+    if self.bar:
+      self.bar.stop()
+      self.bar = None
+
+
+def clock(seconds):
+  """12.3 -> '0:12', 3723 -> '1:02:03'."""
+  minutes, seconds = divmod(int(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
+
+
+def count(number):
+  """1234567 -> '1.23M'."""
+  for unit, size in (('T', 1e12), ('G', 1e9), ('M', 1e6), ('k', 1e3)):
+    if number >= size:
+      return f'{number / size:.3g}{unit}'
+  return f'{number:.4g}'
+
+
+def size(octets):
+  """1234567 -> '1.2 MB'."""
+  for unit, scale in (('GB', 1e9), ('MB', 1e6), ('kB', 1e3)):
+    if octets >= scale:
+      return f'{octets / scale:.1f} {unit}'
+  return f'{octets:.0f} B'

@@ -1,0 +1,89 @@
+"""The one loop. It knows nothing of tasks: batches go in by step number, and hooks do everything that people see."""
+
+import math
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import jax
+
+from aigc_jax.errors import DataError
+
+
+class Hook(NamedTuple):
+  """Something done between steps: `call(step, state) -> bool`, where True asks for the run to end."""
+
+  every: int | None  # steps; None: at the end only
+  call: Callable
+
+  def due(self, step, last):
+    return step == last or (self.every is not None and step % self.every == 0)
+
+
+class Outcome(NamedTuple):
+  state: object
+  step: int  # steps taken
+  reason: str  # 'done', 'early stop' or 'interrupted'
+
+
+def loop(step_function, state, batch_at, start, stop, record, hooks, interrupted=lambda: False):
+  """Takes steps `start` to `stop`.
+
+  Args:
+    step_function: state, batch -> state, metrics; it may donate the state.
+    batch_at: step -> batch on the devices.
+    record: called with (step, metrics) of every step in order; metrics of a step are read only after the next one
+      is dispatched, so that reading never stalls the device.
+    hooks: Hooks, called in order after the steps they are due at, all metrics through that step recorded.
+    interrupted: True ends the loop after the step in flight; only hooks that are due are called, so that a resumed
+      run writes what an unbroken one writes.
+  """
+  batch, waiting = batch_at(start), None
+  for step in range(start + 1, stop + 1):
+    state, metrics = step_function(state, batch)
+    if step < stop:
+      batch = batch_at(step)
+    if waiting:
+      record(*waiting)
+    waiting = step, metrics
+    due, cut_short = [hook for hook in hooks if hook.due(step, stop)], interrupted() and step < stop
+    if due or cut_short or step == stop:
+      record(*waiting)
+      waiting = None
+    if any([hook.call(step, state) for hook in due]) and step < stop:
+      return Outcome(state, step, 'early stop')
+    if cut_short:
+      return Outcome(state, step, 'interrupted')
+  return Outcome(state, stop, 'done')
+
+
+def read(step, metrics):
+  """Device metrics -> {name: float}. Raises DataError where the loss or a norm is not finite."""
+  values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+  bad = [name for name in ('loss', 'gradient_norm', 'parameter_norm') if not math.isfinite(values[name])]
+  if bad:
+    raise DataError(f'step {step}: {bad[0].replace("_", " ")} is {values[bad[0]]}')
+  return values
+
+
+@contextmanager
+def signals():
+  """Yields a function: has SIGINT or SIGTERM come? A second SIGINT raises KeyboardInterrupt as usual."""
+  if threading.current_thread() is not threading.main_thread():
+    yield lambda: False
+    return
+  came = []
+
+  def handle(number, frame):
+    if came and number == signal.SIGINT:
+      raise KeyboardInterrupt
+    came.append(number)
+
+  before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+  try:
+    yield lambda: bool(came)
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
