@@ -1,6 +1,6 @@
 """The verbs in Python: `run = train(config)`, `run = load_run(path)`, `run.generate('Call me', num=4)`."""
 
-import json
+import functools
 import os
 import time
 from pathlib import Path
@@ -19,8 +19,6 @@ from aigc_jax.training import checkpoint, experiment, hooks, parallel
 from aigc_jax.training.console import Console
 from aigc_jax.training.optimizer import OptimizerConfig
 
-STARTED = time.perf_counter()  # when the command's own imports are done, near enough to its start
-
 
 def schemas():
   return Schemas(tasks.SCHEMAS, models.SCHEMAS, OptimizerConfig)
@@ -38,7 +36,7 @@ def dry_run(config, overrides=()):
   print(experiment.dry_run(experiment.prepare(read_config(config, overrides))))
 
 
-def train(config, workdir=None, overrides=(), quiet=False):
+def train(config, workdir=None, overrides=(), quiet=False, began=None):
   """Trains an experiment.
 
   Args:
@@ -46,6 +44,7 @@ def train(config, workdir=None, overrides=(), quiet=False):
     workdir: the run folder; None: a readable new one under runs/. A folder of the same config is resumed.
     overrides: [(dotted key, text or value)].
     quiet: print nothing.
+    began: `time.perf_counter()` when the user asked, for the time to the first step; None: now.
 
   Returns:
     The TrainedRun.
@@ -53,12 +52,12 @@ def train(config, workdir=None, overrides=(), quiet=False):
   Raises:
     AigcError: its one line says what, where and what would be right; nothing is left behind by a bad config.
   """
-  label = config if isinstance(config, str) else 'run'
+  began, label = began or time.perf_counter(), config if isinstance(config, str) else 'run'
   prepared = experiment.prepare(read_config(config, overrides))
-  return start(prepared, workdir, label, quiet)
+  return start(prepared, workdir, label, began, quiet)
 
 
-def start(prepared, workdir, label, quiet=False, may_differ=()):
+def start(prepared, workdir, label, began, quiet=False, may_differ=()):
   experiment.use_compile_cache()
   steps = prepared.config['training']['steps']
   with run_folder.create(workdir, prepared.config, may_differ=may_differ, label=label) as folder:
@@ -70,7 +69,7 @@ def start(prepared, workdir, label, quiet=False, may_differ=()):
       return load_run(folder.path)
     with Console(folder.path / 'log.txt', quiet) as console:
       console.say(f'run folder: {folder.path}')
-      experiment.train(prepared, folder, console, STARTED)
+      experiment.train(prepared, folder, console, began)
       picture = experiment.loss_curve(folder.path)
       console.say(f'loss curve: {picture}')
       suggest(folder.path, console)
@@ -83,9 +82,9 @@ def suggest(path, console):
   console.say(f'      aigc resume {path} --steps=...')
 
 
-def resume(path, steps=None, quiet=False):
+def resume(path, steps=None, quiet=False, began=None):
   """Goes on with a run from its newest good checkpoint; `steps` makes it longer. Returns the TrainedRun."""
-  config = run_folder.open_run(path).config
+  began, config = began or time.perf_counter(), run_folder.open_run(path).config
   if steps is not None:
     done = run_folder.open_run(path).read_status()['step']
     if steps < done:
@@ -95,7 +94,7 @@ def resume(path, steps=None, quiet=False):
   tokenizer_path = Path(path) / 'tokenizer.json'
   tokenizer = tokenizers.load(tokenizer_path) if tokenizer_path.exists() else None
   prepared = experiment.prepare(config, tokenizer)
-  return start(prepared, path, 'run', quiet, experiment.EXTENSIBLE)
+  return start(prepared, path, 'run', began, quiet, experiment.EXTENSIBLE)
 
 
 def load_run(path, which='best'):
@@ -119,13 +118,17 @@ class TrainedRun:
     """The lines of metrics.jsonl, as dicts."""
     return run_folder.read_metrics(self.path)
 
-  @property
+  @functools.cached_property
   def tokenizer(self):
     return tokenizers.load(self.path / 'tokenizer.json')
 
-  @property
+  @functools.cached_property
   def model(self):
     return models.build(self.config['model'], self.config['training']['precision'])
+
+  @functools.cached_property
+  def decoder(self):
+    return models.decoder(self.model)  # made once, since generation compiles anew for another one
 
   @property
   def params(self):
@@ -142,7 +145,18 @@ class TrainedRun:
     self._loaded = State(step, params, None, None, None, fields.get('extra', {}), fields['key'])
     return self._loaded
 
-  def generate(self, prompts='', *, num=1, max_new_tokens=300, strategy='sample', stop=(), seed=0, on_text=None, **choices):
+  def generate(
+    self,
+    prompts='',
+    *,
+    num=1,
+    max_new_tokens=300,
+    strategy='sample',
+    stop=(),
+    seed=0,
+    on_text=None,
+    **choices,
+  ):
     """Continues a prompt or a list of them.
 
     Args:
@@ -155,7 +169,7 @@ class TrainedRun:
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     return text.generate_text(
-      models.decoder(self.model),
+      self.decoder,
       self.params,
       self.tokenizer,
       prompts,
@@ -173,7 +187,9 @@ class TrainedRun:
     if source is None:
       dataset = data.load(config['data'], self.tokenizer)
     else:
-      dataset = data.load_validation(config['data'] | {'source': source, 'validation_source': None}, self.tokenizer)
+      dataset = data.load_validation(
+        config['data'] | {'source': source, 'validation_source': None}, self.tokenizer
+      )
     experiment.use_compile_cache()
     program = parallel.make_parallel(config, tasks.build)
     state = jax.device_put(self._loaded or self._load(), program.replicated)
@@ -197,11 +213,15 @@ def make_sampling(strategy, temperature=None, repetition_penalty=None, **filters
   if strategy not in ('greedy', 'sample', *FILTERS):
     raise UsageError(f'strategy: {strategy!r} is not known; it takes greedy, sample, {", ".join(FILTERS)}')
   if unknown := set(filters) - set(FILTERS):
-    raise UsageError(f'{min(unknown)}: no such choice; there are temperature, repetition_penalty, {", ".join(FILTERS)}')
+    raise UsageError(
+      f'{min(unknown)}: no such choice; there are temperature, repetition_penalty, {", ".join(FILTERS)}'
+    )
   if strategy == 'greedy':
     given = [n for n, v in (*filters.items(), ('temperature', temperature)) if v is not None]
     if given:
-      raise UsageError(f'--{given[0]}: means nothing with --strategy=greedy; leave it out or choose another strategy')
+      raise UsageError(
+        f'--{given[0]}: means nothing with --strategy=greedy; leave it out or choose another strategy'
+      )
     return Sampling(greedy=True, repetition_penalty=repetition_penalty)
   if strategy in FILTERS and filters.get(strategy) is None:
     filters[strategy] = FILTERS[strategy]
@@ -240,9 +260,13 @@ def diff(first, second):
   if not differences:
     return 'the configs are equal'
   rows = [('field', str(first), str(second))]
-  return table(rows + [(d.key, run_folder.shown_value(d.a), run_folder.shown_value(d.b)) for d in differences])
+  return table(
+    rows + [(d.key, run_folder.shown_value(d.a), run_folder.shown_value(d.b)) for d in differences]
+  )
 
 
 def table(rows):
   widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
-  return '\n'.join('  '.join(str(c).ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+  return '\n'.join(
+    '  '.join(str(c).ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+  )

@@ -5,8 +5,11 @@ import json
 import os
 import signal
 import sys
+import time
 
 from aigc_jax.errors import AigcError, UsageError
+
+BEGAN = time.perf_counter()  # when the command was typed, but for Python's own start
 
 DESCRIPTION = """Train, resume, evaluate and sample generative models in JAX.
 
@@ -38,9 +41,13 @@ def parser():
   add = lambda name, text: verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
 
   train = add('train', 'train the experiment of a config file; the same run folder again resumes it')
-  train.add_argument('--config', required=True, metavar='FILE.py[:VARIANT]', help='fields: --config.a.b=VALUE')
+  train.add_argument(
+    '--config', required=True, metavar='FILE.py[:VARIANT]', help='fields: --config.a.b=VALUE'
+  )
   train.add_argument('--workdir', metavar='FOLDER', help='run folder; default: a new one under runs/')
-  train.add_argument('--dry_run', action='store_true', help='check, print parameters, memory and FLOPs; no step')
+  train.add_argument(
+    '--dry_run', action='store_true', help='check, print parameters, memory and FLOPs; no step'
+  )
 
   resume = add('resume', 'go on from the last good checkpoint of a run')
   resume.add_argument('run')
@@ -71,7 +78,9 @@ def add_checkpoint(verb):
 
 
 def add_generation(verb):
-  verb.add_argument('--prompt', action='append', help='may be given several times; default: the start of a document')
+  verb.add_argument(
+    '--prompt', action='append', help='may be given several times; default: the start of a document'
+  )
   verb.add_argument('--prompt_file', metavar='FILE', help='one prompt a line, UTF-8')
   verb.add_argument('--num', type=int, default=1, help='samples for each prompt')
   verb.add_argument('--max_new_tokens', type=int, default=300)
@@ -81,7 +90,9 @@ def add_generation(verb):
   verb.add_argument('--top_p', type=float, help='default with --strategy=top_p: 0.9')
   verb.add_argument('--min_p', type=float, help='default with --strategy=min_p: 0.05')
   verb.add_argument('--repetition_penalty', type=float)
-  verb.add_argument('--stop', action='append', default=[], help='a text that ends a sample; may be given several times')
+  verb.add_argument(
+    '--stop', action='append', default=[], help='a text that ends a sample; may be given several times'
+  )
   verb.add_argument('--seed', type=int, default=0)
   verb.add_argument('--json', action='store_true', help='one JSON object a line for each sample')
 
@@ -112,13 +123,13 @@ def train(options, overrides):
   if options.dry_run:
     api.dry_run(options.config, overrides)
   else:
-    api.train(options.config, options.workdir, overrides)
+    api.train(options.config, options.workdir, overrides, began=BEGAN)
 
 
 def resume(options):
   from aigc_jax import api
 
-  api.resume(options.run, options.steps)
+  api.resume(options.run, options.steps, began=BEGAN)
 
 
 def evaluate(options):
@@ -128,7 +139,7 @@ def evaluate(options):
   if options.json:
     print(json.dumps(metrics))
   else:
-    for name, value in metrics.items():
+    for name, value in sorted(metrics.items(), key=lambda item: item[0] != 'loss'):
       print(f'{name.replace("_", " "):<24}{value:.6g}')
 
 
@@ -138,14 +149,12 @@ def generate(options):
   prompts = list(options.prompt or [])
   if options.prompt_file:
     prompts += api.read_prompts(options.prompt_file)
-  settings = {
-    name: getattr(options, name)
-    for name in ('num', 'max_new_tokens', 'strategy', 'temperature', 'top_k', 'top_p', 'min_p')
-    + ('repetition_penalty', 'stop', 'seed')
-  }
+  names = 'num max_new_tokens strategy temperature top_k top_p min_p repetition_penalty stop seed'
+  settings = {name: getattr(options, name) for name in names.split()}
   run = api.load_run(options.run, options.checkpoint)
-  writer = None if options.json else TextWriter()
-  completions = run.generate(prompts or [''], **settings, on_text=writer)
+  prompts = prompts or ['']
+  writer = None if options.json else TextWriter(prompts[0])
+  completions = run.generate(prompts, **settings, on_text=writer)
   if writer:
     writer.finish(completions)
   else:
@@ -156,19 +165,18 @@ def generate(options):
 class TextWriter:
   """Streams the first sample as it comes; the others follow whole, one after another, `---` between them."""
 
-  def __init__(self):
-    self.started = False
+  def __init__(self, prompt):
+    self.waiting = prompt  # written with the first piece: nothing is, where the command fails before
 
   def __call__(self, row, piece):
     if row == 0:
-      sys.stdout.write(piece)
+      sys.stdout.write(self.waiting + piece)
       sys.stdout.flush()
-      self.started = True
+      self.waiting = ''
 
   def finish(self, completions):
-    first, *others = completions
-    sys.stdout.write('\n' if self.started else first.prompt + first.text + '\n')
-    for completion in others:
+    sys.stdout.write(self.waiting + '\n')
+    for completion in completions[1:]:
       sys.stdout.write(f'---\n{completion.prompt}{completion.text}\n')
 
 

@@ -1,8 +1,8 @@
 """Configs: load a file, override by text, fill in and check against schemas, JSON and back, floats out and in.
 
-A config file returns an `ml_collections.ConfigDict` with what differs from the defaults. `resolve` fills in the rest
-from *schemas*: dataclasses (a Linen module is one too) whose annotations give each field's type and range. The floats of
-`task`, `model` and `optimizer` are inputs of the compiled program; everything else is its structure.
+A config file returns an `ml_collections.ConfigDict` with what differs from the defaults. `resolve` fills in the
+rest from *schemas*: dataclasses (a Linen module is one too) whose annotations give each field's type and range. The
+floats of `task`, `model` and `optimizer` are inputs of the compiled program; everything else is its structure.
 """
 
 import dataclasses
@@ -173,7 +173,9 @@ def load_file(text):
     folder = os.path.dirname(path) or '.'
     there = sorted(f for f in os.listdir(folder) if f.endswith('.py')) if os.path.isdir(folder) else []
     close = nearest(os.path.basename(path), there)
-    raise UsageError(f'--config={text}: no such file; {close}config files in {folder}: {listed(there) or "none"}')
+    raise UsageError(
+      f'--config={text}: no such file; {close}config files in {folder}: {listed(there) or "none"}'
+    )
   spec = importlib.util.spec_from_file_location('aigc_config', path)
   module = importlib.util.module_from_spec(spec)
   try:
@@ -304,7 +306,9 @@ def resolve(config, schemas):
     if not isinstance(value, dict):
       find_field(sections, key)
   for section, fields in sections.items():
-    given, target = (config.get(section, {}), complete.setdefault(section, {})) if section else (config, complete)
+    given, target = (
+      (config.get(section, {}), complete.setdefault(section, {})) if section else (config, complete)
+    )
     for name, field in fields.items():
       default = None if field.default is dataclasses.MISSING else field.default
       target[name] = check_value(f'{section}.{name}'.lstrip('.'), given.get(name, default), field)

@@ -14,7 +14,9 @@ class State(NamedTuple):
 
   step: Any  # () int32: optimizer steps taken
   params: Any  # what gradients change
-  frozen: Any  # parameters that never change, a tree of the same shape with holes; merged before a task sees them
+  frozen: (
+    Any  # parameters that never change, a tree of the same shape with holes; merged before a task sees them
+  )
   opt: Any  # optax state
   average: Any  # moving average of `params`, or None
   extra: Any  # what changes without gradients: batch statistics, RNN carry, codebooks, replay, target network

@@ -1,18 +1,115 @@
-"""A Transformer language model.
+"""A decoder-only Transformer language model.
 
-  aigc train --config=configs/transformer_lm.py             the quick start: Moby-Dick, characters
+  aigc train --config=configs/transformer_lm.py             the quick start: Moby-Dick by characters, on a laptop
   aigc train --config=configs/transformer_lm.py:nanogpt     nanoGPT's recipe for a CPU
+  aigc train --config=configs/transformer_lm.py:small       10M parameters, for a GPU (or an evening)
+  aigc train --config=configs/transformer_lm.py:song_ci     Song-dynasty poems, in Chinese
+  aigc train --config=configs/transformer_lm.py:gpt2        GPT-2's shape and tokenizer; give it text of your own
+  aigc train --config=configs/transformer_lm.py:llama       the same with Llama's choices
+
+Any field: --config.optimizer.learning_rate=3e-4 --config.data.source=text:my_book.txt
 """
 
 import ml_collections
 
+VARIANTS = ('', 'nanogpt', 'small', 'song_ci', 'gpt2', 'llama')
+
 
 def get_config(variant=''):
+  if variant not in VARIANTS:
+    raise ValueError(f'no variant {variant!r}; there are {", ".join(VARIANTS[1:])}')
   config = ml_collections.ConfigDict()
   config.seed = 0
-  config.task = dict(name='language')
-  config.model = dict(name='transformer', layers=4, heads=4, width=128)
-  config.data = dict(source='bundled:moby_dick', tokenizer='characters', sequence_length=64, batch_size=12)
-  config.optimizer = dict(name='adamw', learning_rate=1e-3, schedule='cosine', warmup_steps=100)
-  config.training = dict(steps=2000)
+  config.task = dict(name='language', sample_tokens=200)
+  config.model = dict(name='transformer')
+  config.data = dict(source='bundled:moby_dick', tokenizer='characters')
+  config.training = dict(steps=2000, evaluate_every=500, checkpoint_every=500, sample_every=500)
+  config.optimizer = dict()
+  {
+    '': quickstart,
+    'nanogpt': nanogpt,
+    'small': small,
+    'song_ci': song_ci,
+    'gpt2': gpt2,
+    'llama': llama,
+  }[variant](config)
   return config
+
+
+def quickstart(config):
+  config.model.update(
+    layers=4,
+    heads=4,
+    width=128,
+    positions='rotary',
+    normalization='rms_norm',
+    activation='relu2',
+    bias=False,
+    query_key_norm=True,
+    residual_init='zero',
+  )
+  config.data.update(sequence_length=128, batch_size=6)
+  config.optimizer.update(
+    name='muon',
+    learning_rate=0.02,
+    adam_learning_rate=3e-3,
+    beta2=0.99,
+    schedule='warmup_stable_decay',
+    decay_fraction=0.5,
+  )
+
+
+def nanogpt(config):
+  """https://github.com/karpathy/nanoGPT, "I only have a macbook", without its dropout of 0."""
+  config.model.update(layers=4, heads=4, width=128, bias=False, activation='gelu', residual_init='scaled')
+  config.data.update(sequence_length=64, batch_size=12)
+  config.optimizer.update(
+    name='adamw',
+    learning_rate=1e-3,
+    schedule='cosine',
+    warmup_steps=100,
+    final_fraction=0.1,
+    beta2=0.99,
+    weight_decay=0.1,
+    clip_norm=1.0,
+  )
+
+
+def small(config):
+  quickstart(config)
+  config.model.update(layers=6, heads=6, width=384, dropout=0.2)
+  config.data.update(sequence_length=256, batch_size=64)
+  config.training.update(steps=5000)
+
+
+def song_ci(config):
+  quickstart(config)
+  config.data.update(source='bundled:song_ci', packing='documents')
+
+
+def gpt2(config):
+  config.model.update(layers=12, heads=12, width=768, activation='gelu_tanh')
+  config.data.update(tokenizer='gpt2', sequence_length=1024, batch_size=8)
+  config.optimizer.update(
+    name='adamw',
+    learning_rate=6e-4,
+    schedule='cosine',
+    warmup_steps=2000,
+    final_fraction=0.1,
+    beta2=0.95,
+    weight_decay=0.1,
+    clip_norm=1.0,
+  )
+  config.training.update(steps=100_000, precision='bfloat16')
+
+
+def llama(config):
+  gpt2(config)
+  config.model.update(
+    positions='rotary',
+    normalization='rms_norm',
+    activation='swiglu',
+    bias=False,
+    tie_embeddings=False,
+    key_value_heads=4,
+  )

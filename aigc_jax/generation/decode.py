@@ -25,6 +25,7 @@ from aigc_jax.errors import DataError, UsageError
 from aigc_jax.generation import strategies
 from aigc_jax.generation.strategies import Sampling
 
+_LONGEST_CHUNK = 64  # tokens drawn between two looks of the host, at most
 _CHUNK_SECONDS = 0.1  # the host looks, and text is shown, about this often
 
 
@@ -40,7 +41,6 @@ class _State(NamedTuple):
   cache: Any  # the rows' windows, all tokens but the last
   token: Any  # [batch] int32, the last token, not yet fed
   seen: Any  # [batch, vocabulary] bool, for the repetition penalty, or None
-  drawn: Any  # () int32, tokens drawn so far
 
 
 def window_start(count: int, context_length: int | None) -> int:
@@ -61,7 +61,7 @@ def generate(
   *,
   end_token: int | None = None,
   rows=None,
-  chunk_size: int = 64,
+  chunk_size: int = _LONGEST_CHUNK,
   on_chunk: Callable | None = None,
 ) -> Generated:
   """Continues rows of tokens.
@@ -70,7 +70,7 @@ def generate(
   key: PRNG key. Row i draws its token t from fold_in(fold_in(key, rows[i]), t), whatever the batch and the chunks.
   rows: the rows' numbers, [batch] int; 0, 1, ... where not given.
   end_token: ends a row, as its last token; None: every row runs to max_new_tokens.
-  chunk_size: the most tokens drawn between two looks of the host; fewer are, where a token takes long.
+  chunk_size: the most tokens drawn between two looks of the host (64 at most); fewer are, where a token takes long.
   on_chunk(tokens [batch, n], log_probabilities [batch, n], first) -> rows to end, [batch] bool, or None: called for
     each chunk, whose first column is the rows' new token number `first`. A row's lengths then say where it ended.
 
@@ -88,7 +88,7 @@ def generate(
     np.full(len(prompts), max_new_tokens, np.int32),
   )
   live = np.ones(len(prompts), bool)
-  state, left, steps, drawn = None, 0, 1, 0
+  state, left, steps, drawn, longest = None, 0, 1, 0, min(chunk_size, _LONGEST_CHUNK)
   while live.any() and drawn < max_new_tokens:
     if left == 0:
       texts = [
@@ -96,7 +96,8 @@ def generate(
       ]
       state, left = _refill(decoder, params, texts, live, state, sampling, max_new_tokens - drawn)
     count, began = min(steps, left), time.perf_counter()
-    state, *chunk = _advance(decoder, structure, chunk_size, params, state, floats, row_keys, np.int32(count))
+    uniform = None if sampling.greedy else _uniform(row_keys, np.int32(drawn))
+    state, *chunk = _advance(decoder, structure, params, state, floats, uniform, np.int32(count))
     tokens, log_probabilities = (np.asarray(x)[:, :count] for x in chunk)
     _record(result, tokens, log_probabilities, drawn, end_token)
     asked = None if on_chunk is None else on_chunk(tokens, log_probabilities, drawn)
@@ -104,7 +105,7 @@ def generate(
     if asked is not None:
       result.lengths[asked] = np.minimum(result.lengths[asked], drawn)
     live = result.lengths > drawn
-    steps = int(np.clip(count * _CHUNK_SECONDS / (time.perf_counter() - began), 1, chunk_size))
+    steps = int(np.clip(count * _CHUNK_SECONDS / (time.perf_counter() - began), 1, longest))
   past = np.arange(drawn) >= result.lengths[:, None]
   return Generated(
     np.where(past, 0, result.tokens[:, :drawn]),
@@ -151,7 +152,7 @@ def _refill(decoder, params, texts, live, state, sampling, remaining):
     seen = np.zeros((len(texts), vocabulary), bool)
     for row, text in enumerate(texts):
       seen[row, text] = True
-  return _State(cache, jnp.asarray(last), seen if seen is None else jnp.asarray(seen), jnp.int32(0)), left
+  return _State(cache, jnp.asarray(last), seen if seen is None else jnp.asarray(seen)), left
 
 
 def _round_up(n):
@@ -187,26 +188,31 @@ def _fill(decoder, length, params, tokens, mask):
   return decoder.step(params, decoder.init_cache(tokens.shape[0], length), tokens, mask)[1]
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
-def _advance(decoder, structure, size, params, state, floats, row_keys, count):
-  """Draws `count` <= size tokens a row: (state, tokens [batch, size], log-probabilities [batch, size])."""
+@jax.jit
+def _uniform(row_keys, drawn):
+  """The chance in the chunk's draws, [longest chunk, batch, 2]: made at once, far cheaper than step by step."""
+
+  def of_row(key):
+    numbers = drawn + jnp.arange(_LONGEST_CHUNK)
+    return jax.vmap(lambda number: jax.random.uniform(jax.random.fold_in(key, number), (2,)))(numbers)
+
+  return jax.vmap(of_row, out_axes=1)(row_keys)
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+def _advance(decoder, structure, params, state, floats, uniform, count):
+  """Draws `count` tokens a row: (state, tokens, log-probabilities), the latter two [batch, longest chunk]."""
   sampling = structure._replace(**floats)
-  numbers = state.drawn + jnp.arange(size)
-  chance = lambda number: jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, number), (2,)))(
-    row_keys
-  )
-  uniform = jax.vmap(chance)(numbers)  # [size, batch, 2], drawn at once: far cheaper than step by step
 
   def step(i, carry):
     state, tokens, log_probabilities = carry
     logits, cache = decoder.step(params, state.cache, state.token[:, None])
     logits = logits[:, -1].astype(jnp.float32)
-    token = strategies.choose(logits, sampling, uniform[i], state.seen)
+    token = strategies.choose(logits, sampling, None if uniform is None else uniform[i], state.seen)
     chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0] - jax.nn.logsumexp(logits, axis=-1)
     seen = None if state.seen is None else state.seen | (jnp.arange(logits.shape[-1]) == token[:, None])
-    state = _State(cache, token, seen, state.drawn + 1)
-    return state, tokens.at[i].set(token), log_probabilities.at[i].set(chosen)
+    return _State(cache, token, seen), tokens.at[i].set(token), log_probabilities.at[i].set(chosen)
 
-  empty = jnp.zeros((size, state.token.shape[0]))
+  empty = jnp.zeros((_LONGEST_CHUNK, state.token.shape[0]))
   state, tokens, log_probabilities = lax.fori_loop(0, count, step, (state, empty.astype(jnp.int32), empty))
   return state, tokens.T, log_probabilities.T

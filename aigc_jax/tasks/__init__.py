@@ -1,4 +1,4 @@
-"""What can be learned: one file a task, each a builder `config -> Task`, its schema, and what it takes from the data."""
+"""What can be learned: one file a task, with its schema, its builder, and what it takes from the data."""
 
 from aigc_jax.tasks import language
 

@@ -25,7 +25,11 @@ class LanguageConfig:
 
 def complete(config, dataset):
   """Fills in what the data decides: the vocabulary's size and the context. Raises UsageError where they clash."""
-  model, needed, length = dict(config['model']), dataset.tokenizer.vocabulary_size, config['data']['sequence_length']
+  model, needed, length = (
+    dict(config['model']),
+    dataset.tokenizer.vocabulary_size,
+    config['data']['sequence_length'],
+  )
   model['vocabulary_size'] = model['vocabulary_size'] or needed
   if model['vocabulary_size'] < needed:
     raise UsageError(
@@ -45,6 +49,7 @@ def complete(config, dataset):
 def build(config):
   """A Task from a resolved config whose floats may be traced. Batches are those of `data.load`."""
   model = models.build(config['model'], jnp.dtype(config['training']['precision']))
+  decoder = models.decoder(model)  # made once, since generation compiles anew for another one
 
   def init(key, batch):
     return model.init(key, batch['inputs'][:1])['params'], {}
@@ -73,7 +78,7 @@ def build(config):
     sampling = Sampling(temperature=task['sample_temperature'])
     seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
     completion = generation.generate_text(
-      models.decoder(model),
+      decoder,
       params,
       dataset.tokenizer,
       [task['sample_prompt']],

@@ -13,7 +13,8 @@ class Console:
   """Open with `with`; `log` is a path that every line is appended to, or None."""
 
   def __init__(self, log=None, quiet=False):
-    self.log, self.quiet = log and open(log, 'a', encoding='utf-8'), quiet
+    self.log = log and open(log, 'a', encoding='utf-8')  # noqa: SIM115 (closed by __exit__)
+    self.quiet = quiet
     self.bar, self.last = None, time.monotonic()
 
   def __enter__(self):

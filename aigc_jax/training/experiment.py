@@ -1,5 +1,6 @@
 """One experiment from its resolved config: everything checked first, then the dry run or the run itself."""
 
+import contextlib
 import os
 import time
 from typing import Any, NamedTuple
@@ -34,7 +35,9 @@ def prepare(config, tokenizer=None):
   config = config | {'optimizer': optimizer | {'decay_steps': decay_steps}}
   if config['model']['name'] in models.SCHEMAS:
     models.check(config['model'])
-  config = config | {'data': config['data'] | {k: absolute(config['data'][k]) for k in ('source', 'validation_source')}}
+  config = config | {
+    'data': config['data'] | {k: absolute(config['data'][k]) for k in ('source', 'validation_source')}
+  }
   dataset = data.load(config['data'], tokenizer)
   config = tasks.complete(config, dataset)
   task = tasks.build(config)
@@ -177,7 +180,7 @@ def check_same_data(folder, dataset):
     )
 
 
-def train(experiment, folder, console, began=None):
+def train(experiment, folder, console, began):
   """Trains in a run folder that the caller holds open, from where it is to `config.training.steps`.
 
   Args:
@@ -189,7 +192,6 @@ def train(experiment, folder, console, began=None):
   """
   config, dataset = experiment.config, experiment.dataset
   check_same_data(folder, dataset)
-  began = time.perf_counter() if began is None else began
   prepared = place(experiment)
   folder.record_environment(prepared.program.mesh.devices.flat)
   if not (folder.path / 'tokenizer.json').exists():
@@ -232,6 +234,7 @@ def take_steps(experiment, prepared, folder, console, state, start, writer, chec
     hooks.samples(config, dataset, task, folder.path / 'samples', console),
     Hook(training['checkpoint_every'], save),
   ]
+  interval = [hooks.timed(hook, notes) for hook in interval]
   record = hooks.recorder(
     writer,
     console,
@@ -249,9 +252,7 @@ def take_steps(experiment, prepared, folder, console, state, start, writer, chec
   console.start(start, training['steps'])
   try:
     with signals() as interrupted:
-      outcome = loop(
-        step_function, state, batch_at, start, training['steps'], record, interval, interrupted
-      )
+      outcome = loop(step_function, state, batch_at, start, training['steps'], record, interval, interrupted)
       save(outcome.step, outcome.state)
       checkpointer.wait()
   except AigcError as error:
@@ -267,14 +268,14 @@ def take_steps(experiment, prepared, folder, console, state, start, writer, chec
 
 def end_badly(folder, checkpointer, notes, error):
   """Leaves the folder with what is good, and raises the error with the checkpoint to go back to."""
-  try:
+  with contextlib.suppress(AigcError):
     checkpointer.wait()
-  except AigcError:
-    pass
   last = checkpoint.latest(folder.path / 'checkpoints')
   state = 'non-finite' if isinstance(error, DataError) else 'failed'
   folder.write_status(state, notes.get('step', last or 0), checkpoint=last, message=str(error))
-  good = f'the last good checkpoint is {folder.path}/checkpoints/{last}' if last else 'there is no checkpoint yet'
+  good = (
+    f'the last good checkpoint is {folder.path}/checkpoints/{last}' if last else 'there is no checkpoint yet'
+  )
   raise type(error)(f'{error}; {good}') from error
 
 

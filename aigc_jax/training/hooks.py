@@ -31,7 +31,8 @@ def recorder(writer, console, *, start, steps, log_every, unit, flops, devices, 
   """`record(step, metrics)` for the loop: to disk every `log_every` steps, to the progress line at each.
 
   Args:
-    flops: of one step, or None. notes: {'checkpoint': step} shared with the checkpoint hook, shown in the line.
+    flops: of one step, or None.
+    notes: shared with the other hooks: 'checkpoint', the step saved last, and 'pause', the seconds they took.
 
   Raises: DataError where a loss or norm is not finite.
   """
@@ -46,7 +47,8 @@ def recorder(writer, console, *, start, steps, log_every, unit, flops, devices, 
     if step % log_every and step != steps:
       return
     now = time.perf_counter()
-    seconds, rate = (now - mark) / (step - since), seen / (now - mark)
+    spent = max(now - mark - notes.pop('pause', 0.0), 1e-9)
+    seconds, rate = spent / (step - since), seen / spent
     mark, since, seen = now, step, 0.0
     clocks = {'time/seconds': now - began, 'time/step_seconds': seconds, f'time/{unit}_per_second': rate}
     text = f'step {step}/{steps}  loss {values["loss"]:.4f}  {count(rate)} {unit}/s'
@@ -105,6 +107,19 @@ def evaluation(config, parallel, floats, dataset, task, writer, console, history
     return False
 
   return Hook(training['evaluate_every'], call)
+
+
+def timed(hook, notes):
+  """The hook, with its seconds added to notes['pause'], so that rates are those of the steps alone."""
+
+  def call(step, state):
+    began = time.perf_counter()
+    try:
+      return hook.call(step, state)
+    finally:
+      notes['pause'] = notes.get('pause', 0.0) + time.perf_counter() - began
+
+  return hook._replace(call=call)
 
 
 def samples(config, dataset, task, folder, console):

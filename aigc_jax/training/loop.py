@@ -52,7 +52,8 @@ def loop(step_function, state, batch_at, start, stop, record, hooks, interrupted
     if due or cut_short or step == stop:
       record(*waiting)
       waiting = None
-    if any([hook.call(step, state) for hook in due]) and step < stop:
+    asked = [hook.call(step, state) for hook in due]
+    if any(asked) and step < stop:
       return Outcome(state, step, 'early stop')
     if cut_short:
       return Outcome(state, step, 'interrupted')

@@ -51,9 +51,13 @@ def device_count(config, available):
   if wanted == -1:
     return max(n for n in range(1, available + 1) if rows % n == 0)
   if wanted < 1:
-    raise UsageError(f'config.parallel.data: {wanted} is not a device count; it takes -1 (as many as fit) or 1 or more')
+    raise UsageError(
+      f'config.parallel.data: {wanted} is not a device count; it takes -1 (as many as fit) or 1 or more'
+    )
   if wanted > available:
-    raise UsageError(f'config.parallel.data: {wanted} devices are wanted, {available} are here; use -1 for these')
+    raise UsageError(
+      f'config.parallel.data: {wanted} devices are wanted, {available} are here; use -1 for these'
+    )
   if rows % wanted:
     raise UsageError(f'config.parallel.data: {wanted} devices do not divide the {rows} rows of a microbatch')
   return wanted

@@ -17,7 +17,6 @@ from aigc_jax.errors import UsageError
 from aigc_jax.task import Context, State
 from aigc_jax.training import optimizer
 
-
 EVALUATION = 2**32 - 1  # a step number that no run reaches
 
 
@@ -163,9 +162,7 @@ def accumulate(task, state, extra, batch, context, microbatches):
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
   if context.axis:
     zeros = varying(zeros, context.axis)
-  (added, shared), owned = jax.lax.scan(
-    body, (zeros, shared), (jnp.arange(microbatches), owned, batch)
-  )
+  (added, shared), owned = jax.lax.scan(body, (zeros, shared), (jnp.arange(microbatches), owned, batch))
   return *added, join_extra(task.layout, shared, jax.tree.map(gather_dealt, owned))
 
 

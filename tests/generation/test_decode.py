@@ -33,7 +33,6 @@ TOYS = {
   'windowed': lambda: toys.windowed(8),
   'recurrent': toys.recurrent,
   'learned': lambda: transformer('learned'),
-  'rotary': lambda: transformer('rotary'),
 }
 
 

@@ -10,6 +10,10 @@ from aigc_jax.errors import UsageError
 from aigc_jax.generation import strategies
 from aigc_jax.generation.strategies import Sampling
 
+process = jax.jit(strategies.process, static_argnums=1)
+narrow = jax.jit(strategies.narrow, static_argnums=1)
+choose = jax.jit(strategies.choose, static_argnums=1)
+
 
 def normal(*shape, scale=3.0, seed=0):
   return (scale * np.random.default_rng(seed).normal(size=shape)).astype(np.float32)
@@ -56,7 +60,7 @@ def test_masks_and_probabilities_are_those_of_transformers(sampling):
   logits, tokens = normal(6, 200), np.random.default_rng(1).integers(0, 200, (6, 30))
   seen = np.zeros((6, 200), bool)
   np.put_along_axis(seen, tokens, True, axis=1)
-  ours, reference = np.asarray(strategies.process(logits, sampling, seen)), theirs(logits, tokens, sampling)
+  ours, reference = np.asarray(process(logits, sampling, seen)), theirs(logits, tokens, sampling)
   np.testing.assert_array_equal(np.isfinite(ours), np.isfinite(reference))
   softmax = lambda x: np.asarray(jax.nn.softmax(x, axis=-1))
   np.testing.assert_allclose(softmax(ours), softmax(reference), rtol=1e-5)  # float32, one shifted by its maximum
@@ -65,9 +69,9 @@ def test_masks_and_probabilities_are_those_of_transformers(sampling):
 @pytest.mark.parametrize('sampling', [Sampling(top_k=5), Sampling(top_k=5, top_p=0.7, temperature=0.5)])
 def test_narrowed_rows_keep_the_same_tokens(sampling):
   logits = normal(8, 5003)
-  few, columns = strategies.narrow(jnp.asarray(logits), sampling.top_k)
+  few, columns = narrow(jnp.asarray(logits), sampling.top_k)
   assert few.shape == (8, 5 * 64)
-  whole, few = strategies.process(logits, sampling), strategies.process(few, sampling)
+  whole, few = process(logits, sampling), process(few, sampling)
   for row in range(8):
     kept = np.isfinite(few[row])
     assert sorted(columns[row][kept].tolist()) == np.flatnonzero(np.isfinite(whole[row])).tolist()
@@ -79,7 +83,7 @@ def test_narrowing_survives_ties_and_impossible_tokens():
   blocked = np.full((1, 1000), -np.inf, np.float32)
   blocked[0, 777] = 1
   for logits in tied, blocked:
-    few, columns = strategies.narrow(jnp.asarray(logits), 3)
+    few, columns = narrow(jnp.asarray(logits), 3)
     assert len(set(columns[0].tolist())) == 192
     np.testing.assert_array_equal(few[0], logits[0, columns[0]])
   assert 777 in columns[0]
@@ -91,7 +95,7 @@ def test_a_draw_has_the_softmax_probabilities(size):
   steps, logits = 300, normal(1, size, scale=1.0)
   grid = (np.arange(steps) + 0.5).astype(np.float32) / steps
   uniform = np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2)
-  tokens = strategies.draw(jnp.broadcast_to(logits, (len(uniform), size)), uniform)
+  tokens = jax.jit(strategies.draw)(jnp.broadcast_to(logits, (len(uniform), size)), uniform)
   shares = np.bincount(tokens, minlength=size) / len(uniform)
   np.testing.assert_allclose(shares, jax.nn.softmax(logits[0]), atol=2.5 / steps)
 
@@ -102,9 +106,9 @@ def test_choices_follow_the_processed_distribution(size):
   sampling = Sampling(temperature=1.2, top_k=12, top_p=0.95, min_p=0.01, repetition_penalty=1.5)
   logits, count = normal(1, size, scale=1.0), 40_000
   seen = np.random.default_rng(3).random((1, size)) < 0.5
-  expected = np.asarray(jax.nn.softmax(strategies.process(logits, sampling, seen), axis=-1), np.float64)[0]
-  choose = jax.jit(jax.vmap(lambda u: strategies.choose(jnp.asarray(logits), sampling, u[None], seen)[0]))
-  tokens = np.asarray(choose(jax.random.uniform(jax.random.key(0), (count, 2))))
+  expected = np.asarray(jax.nn.softmax(process(logits, sampling, seen), axis=-1), np.float64)[0]
+  one = lambda uniform: strategies.choose(jnp.asarray(logits), sampling, uniform[None], seen)[0]
+  tokens = np.asarray(jax.jit(jax.vmap(one))(jax.random.uniform(jax.random.key(0), (count, 2))))
   counts, kept = np.bincount(tokens, minlength=size), expected > 0
   assert not counts[~kept].any()
   assert 3 < kept.sum() <= 12
@@ -112,16 +116,16 @@ def test_choices_follow_the_processed_distribution(size):
 
 
 def test_extreme_uniform_numbers_never_draw_what_was_ruled_out():
-  logits = strategies.top_p(jnp.asarray(normal(64, 1000)), 0.9)
+  logits = process(normal(64, 1000), Sampling(top_p=0.9))
   largest = 1 - 2**-24
   for pair in [(0, 0), (0, largest), (largest, 0), (largest, largest)]:
-    tokens = strategies.draw(logits, np.tile(np.float32(pair), (64, 1)))
+    tokens = jax.jit(strategies.draw)(logits, np.tile(np.float32(pair), (64, 1)))
     assert np.isfinite(np.take_along_axis(np.asarray(logits), np.asarray(tokens)[:, None], 1)).all()
 
 
 def test_at_least_one_token_stays_and_ties_stay_together():
   logits = np.stack([np.zeros(50), np.where(np.arange(50) < 3, 1e30, -1e30), np.where(np.arange(50) == 7, 0, -np.inf)])
-  kept = lambda sampling: np.isfinite(strategies.process(logits.astype(np.float32), sampling)).sum(1).tolist()
+  kept = lambda sampling: np.isfinite(process(logits.astype(np.float32), sampling)).sum(1).tolist()
   for sampling in Sampling(top_k=1), Sampling(top_p=1e-6), Sampling(min_p=0.999):
     assert kept(sampling) == [50, 3, 1]
   assert kept(Sampling(top_p=0.5, top_k=2, min_p=0.5)) == [50, 3, 1]
@@ -137,8 +141,8 @@ def test_no_temperature_overflows():
 def test_a_row_does_not_depend_on_its_neighbours():
   sampling = Sampling(temperature=0.8, top_k=20, top_p=0.9, min_p=0.01)
   logits, uniform = normal(16, 300), np.random.default_rng(0).random((16, 2), np.float32)
-  together = strategies.choose(jnp.asarray(logits), sampling, uniform)
-  alone = [strategies.choose(jnp.asarray(logits[i : i + 1]), sampling, uniform[i : i + 1])[0] for i in (0, 9)]
+  together = choose(logits, sampling, uniform)
+  alone = [choose(logits[i : i + 1], sampling, uniform[i : i + 1])[0] for i in (0, 9)]
   assert alone == [together[0], together[9]]
 
 
