@@ -65,35 +65,44 @@ def start(prepared, workdir, label, began, quiet=False, may_differ=()):
     if status['state'] == 'done' and (status['step'] >= steps or status['message'] == 'early stop'):
       with Console(quiet=quiet) as console:
         console.say(f'{folder.path}: is done, {status["step"]} steps; nothing to do')
-        suggest(folder.path, console)
+        suggest(folder.path, prepared.config, console)
       return load_run(folder.path)
     with Console(folder.path / 'log.txt', quiet) as console:
       console.say(f'run folder: {folder.path}')
       experiment.train(prepared, folder, console, began)
       picture = experiment.loss_curve(folder.path)
       console.say(f'loss curve: {picture}')
-      suggest(folder.path, console)
+      suggest(folder.path, prepared.config, console)
   return load_run(folder.path)
 
 
-def suggest(path, console):
+def suggest(path, config, console):
   console.say(f'next: aigc generate {path} --prompt="..." --num=4')
   console.say(f'      aigc eval {path}')
-  console.say(f'      aigc resume {path} --steps=...')
+  if experiment.learns_after(config['training']['steps'], config):
+    console.say(f'      aigc resume {path} --steps=...')
 
 
 def resume(path, steps=None, quiet=False, began=None):
   """Goes on with a run from its newest good checkpoint; `steps` makes it longer. Returns the TrainedRun."""
   began, config = began or time.perf_counter(), run_folder.open_run(path).config
   if steps is not None:
-    done = run_folder.open_run(path).read_status()['step']
+    status = run_folder.open_run(path).read_status()
+    done = max(status['step'], checkpoint.latest(Path(path) / 'checkpoints') or 0)
     if steps < done:
       raise UsageError(f'--steps={steps}: {path} has taken {done} steps already; give more, or leave it out')
+    if status['message'] == 'early stop':
+      raise UsageError(
+        f'--steps={steps}: {path} ended at step {done} by config.training.patience; to train on, start a new run '
+        f'with --config.init_from={path}'
+      )
     config = config | {'training': config['training'] | {'steps': steps}}
   config = resolve(config, schemas())
   tokenizer_path = Path(path) / 'tokenizer.json'
   tokenizer = tokenizers.load(tokenizer_path) if tokenizer_path.exists() else None
-  prepared = experiment.prepare(config, tokenizer)
+  begun = checkpoint.latest(Path(path) / 'checkpoints') is not None
+  prepared = experiment.prepare(config, tokenizer, resumes=begun)
+  experiment.check_same_data(run_folder.open_run(path), prepared.dataset)  # before `steps` is written down
   return start(prepared, path, 'run', began, quiet, experiment.EXTENSIBLE)
 
 
@@ -141,7 +150,7 @@ class TrainedRun:
     kept = 'params' if self.config['optimizer']['average'] is None else 'average'
     names = (kept, 'frozen', 'extra', 'key')
     step, fields = checkpoint.restore_fields(self.path / 'checkpoints', names, self.which)
-    params = merge(fields.get(kept, {}), fields.get('frozen', {}))
+    params = experiment.merge(fields.get(kept, {}), fields.get('frozen', {}))
     self._loaded = State(step, params, None, None, None, fields.get('extra', {}), fields['key'])
     return self._loaded
 
@@ -186,6 +195,7 @@ class TrainedRun:
     config = self.config
     if source is None:
       dataset = data.load(config['data'], self.tokenizer)
+      experiment.check_same_data(run_folder.open_run(self.path), dataset)
     else:
       dataset = data.load_validation(
         config['data'] | {'source': source, 'validation_source': None}, self.tokenizer
@@ -195,14 +205,6 @@ class TrainedRun:
     state = jax.device_put(self._loaded or self._load(), program.replicated)
     report = tasks.build(config).report
     return hooks.evaluate(program, program.put_floats(floats_of(config)), state, dataset, report)
-
-
-def merge(params, frozen):
-  """Two nested dicts of arrays in one."""
-  merged = dict(params)
-  for name, value in frozen.items():
-    merged[name] = merge(merged.get(name, {}), value) if isinstance(value, dict) else value
-  return merged
 
 
 FILTERS = {'top_k': 40, 'top_p': 0.9, 'min_p': 0.05}

@@ -144,8 +144,9 @@ class Schemas(NamedTuple):
     """{section: {name: Field}} as `config`'s task and model names ask for; the root's own fields under ''."""
     found = {'': fields_of(Root)}
     for section, choices in (('task', self.task), ('model', self.model)):
-      name = config.get(section, {}).get('name')
-      if name not in choices:
+      given = config.get(section, {})
+      name = given.get('name') if isinstance(given, Mapping) else given
+      if not isinstance(name, str) or name not in choices:
         close = nearest(name, choices)
         raise UsageError(
           f'config.{section}.name: {name!r} is not known; {close}the {section}s are {listed(choices)}'
@@ -183,13 +184,15 @@ def load_file(text):
     if not hasattr(module, 'get_config'):
       raise UsageError(f'{path}: has no function get_config()')
     config = module.get_config(variant) if colon else module.get_config()
+    if not hasattr(config, 'items'):
+      raise UsageError(f'{path}: get_config() returns {config!r}; it takes a ConfigDict or a dict')
+    return as_dict(config)
   except UsageError:
     raise
   except Exception as error:
     where = [f for f in traceback.extract_tb(sys.exc_info()[2]) if f.filename == path]
     line = f':{where[-1].lineno}' if where else ''
     raise UsageError(f'{path}{line}: {type(error).__name__}: {error}') from error
-  return as_dict(config)
 
 
 def as_dict(config):

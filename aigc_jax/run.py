@@ -365,9 +365,11 @@ def list_runs(root):
     run = Run(config.parent)
     with contextlib.suppress(UsageError, StorageError, DataError):
       status, file = run.read_status(), run.path / ENVIRONMENT
-      losses = [row['validation/loss'] for row in read_metrics(run.path) if 'validation/loss' in row]
+      metrics = read_metrics(run.path)
+      losses = [row['validation/loss'] for row in metrics if 'validation/loss' in row]
+      step = metrics[-1]['step'] if metrics else 0  # the status is older while a run goes on
       started = read_json(file)[0]['started'] if file.exists() else None
       steps = run.config.get('training', {}).get('steps')
       last = losses[-1] if losses else None
-      rows.append(Row(run.path.name, status['state'], status['step'], steps, last, started))
+      rows.append(Row(run.path.name, status['state'], max(step, status['step']), steps, last, started))
   return sorted(rows, key=lambda row: (row.started or '', row.name))

@@ -15,7 +15,7 @@ def check(model_config):
 
 
 def build(model_config, dtype='float32'):
-  """The module that a resolved `config.model` (plain dict, floats possibly traced) describes, computing in `dtype`."""
+  """The module of a resolved `config.model` (plain dict, floats possibly traced), computing in `dtype`."""
   fields = {name: value for name, value in model_config.items() if name != 'name'}
   return SCHEMAS[model_config['name']](**fields, dtype=dtype)
 
@@ -24,7 +24,7 @@ class Decoder(NamedTuple):
   """What generation needs of a language model, as pure functions."""
 
   init_cache: Callable  # batch_size, length -> cache
-  step: Callable  # params, cache, tokens [batch, n], mask=None [batch, n] -> (logits [batch, n, vocabulary], cache)
+  step: Callable  # params, cache, tokens [batch, n], mask=None -> (logits [batch, n, vocabulary], cache)
   context_length: int  # tokens the model was made for
 
 

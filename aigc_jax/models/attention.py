@@ -1,4 +1,4 @@
-"""Multi-head attention (Vaswani et al. 2017) with grouped queries, rotary positions, windows and a key-value cache."""
+"""Multi-head attention (Vaswani et al. 2017): grouped queries, rotary positions, windows, a key-value cache."""
 
 from typing import Any, NamedTuple
 
@@ -20,14 +20,14 @@ class Where(NamedTuple):
 
 
 def visible(query_positions, key_positions, window):
-  """Causal mask, [..., time], [..., slots] -> [..., time, slots]; `window`: how many positions back, own included."""
+  """Causal mask, [..., time], [..., slots] -> [..., time, slots]; `window`: positions seen, own included."""
   distance = query_positions[..., :, None] - key_positions[..., None, :]
   mask = distance >= 0
   return mask if window is None else mask & (distance < window)
 
 
 def rotation(positions, head_width, base):
-  """Cosine and sine of the rotary angles (Su et al. 2021, eq. 15), [batch, time] -> 2 x [batch, 1, time, head_width / 2]."""
+  """Cosine and sine of the rotary angles (Su et al. 2021, eq. 15), each [batch, 1, time, head_width / 2]."""
   frequencies = jnp.asarray(base, jnp.float32) ** (
     -jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width
   )
@@ -36,7 +36,7 @@ def rotation(positions, head_width, base):
 
 
 def rotate(x, cosine, sine):
-  """Turns the pair (i, i + head_width / 2) of x [batch, heads, time, head_width]: the half-split order of Llama weights."""
+  """Turns pairs (i, i + head_width / 2), as Llama's weights expect; x [batch, heads, time, head_width]."""
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   turned = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
   return turned.astype(x.dtype)
@@ -47,7 +47,7 @@ def attend(query, key, value, mask, dropout=lambda weights: weights):
 
   Args:
     query: [batch, heads, time, head_width].
-    key, value: [batch, key_value_heads, slots, head_width]; each head of these serves heads / key_value_heads queries.
+    key, value: [batch * key_value_heads, slots, head_width]; each serves heads / key_value_heads heads of queries.
     mask: [batch or 1, 1, time, slots] bool.
     dropout: applied to the attention weights.
 
@@ -55,15 +55,22 @@ def attend(query, key, value, mask, dropout=lambda weights: weights):
     [batch, heads, time, head_width].
   """
   batch, heads, time, head_width = query.shape
-  groups = key.shape[1]
-  query = query.reshape(batch, groups, heads // groups, time, head_width) * jnp.asarray(
-    head_width**-0.5, query.dtype
-  )
-  scores = jnp.einsum('bgrtd,bgsd->bgrts', query, key, preferred_element_type=jnp.float32)
-  scores = jnp.where(mask[:, :, None], scores, jnp.finfo(jnp.float32).min)  # finite: a row may see nothing
+  rows, slots, _ = key.shape
+  query = (query * jnp.asarray(head_width**-0.5, query.dtype)).reshape(rows, -1, head_width)
+  scores = jnp.einsum('ztd,zsd->zts', query, key, preferred_element_type=jnp.float32)
+  scores = scores.reshape(batch, heads, time, slots)
+  scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)  # finite: a row may see nothing
   weights = dropout(jax.nn.softmax(scores, axis=-1)).astype(value.dtype)
-  mixed = jnp.einsum('bgrts,bgsd->bgrtd', weights, value)
+  mixed = jnp.einsum('zts,zsd->ztd', weights.reshape(rows, -1, slots), value)
   return mixed.reshape(batch, heads, time, head_width)
+
+
+def write(held, new, index):
+  """Puts new [batch, groups, time, head_width] into held [batch * groups, slots, head_width] from slot `index` on.
+
+  Three axes, as the matrix products over the cache have them: with four XLA copies the cache at each step of one row.
+  """
+  return jax.lax.dynamic_update_slice(held, new.reshape(held.shape[0], -1, held.shape[2]), (0, index, 0))
 
 
 class Attention(nn.Module):
@@ -82,7 +89,7 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(self, x, where, cache=None, train=False):
-    """`cache`: (keys, values), each [batch, key_value_heads, slots, head_width], or None. Returns (y, cache)."""
+    """`cache`: (keys, values), each [batch * key_value_heads, slots, head_width], or None. Returns (y, cache)."""
     query = self.project(x, 'query', self.heads)
     key = self.project(x, 'key', self.key_value_heads)
     value = self.project(x, 'value', self.key_value_heads)
@@ -92,10 +99,10 @@ class Attention(nn.Module):
     if where.rotation is not None:
       query, key = rotate(query, *where.rotation), rotate(key, *where.rotation)
     if cache is not None:
-      slot = (0, 0, where.index, 0)
-      key = jax.lax.dynamic_update_slice(cache[0], key, slot)
-      value = jax.lax.dynamic_update_slice(cache[1], value, slot)
-      cache = key, value
+      cache = tuple(write(held, new, where.index) for held, new in zip(cache, (key, value), strict=True))
+      key, value = cache
+    else:
+      key, value = (new.reshape(-1, *new.shape[2:]) for new in (key, value))
     dropout = Dropout(self.dropout)
     mixed = attend(query, key, value, where.mask, lambda weights: dropout(weights, train))
     mixed = mixed.swapaxes(1, 2).reshape(*x.shape[:2], self.heads * self.head_width)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from aigc_jax.config import Fraction, NonNegative, Positive
 from aigc_jax.errors import UsageError
 from aigc_jax.models.attention import Attention, Where, rotation, visible
-from aigc_jax.models.layers import Dense, Dropout, FeedForward, Norm, normal
+from aigc_jax.models.layers import Dense, Dropout, FeedForward, Norm, matmul, normal
 
 
 class Cache(NamedTuple):
@@ -20,7 +20,7 @@ class Cache(NamedTuple):
 
   index: Any  # () int32: slots filled
   start: Any  # [batch] int32: slots at the left that are padding
-  layers: Any  # per layer (keys, values), each [batch, key_value_heads, slots, head_width]
+  layers: Any  # per layer (keys, values), each [batch * key_value_heads, slots, head_width]
 
 
 class Embed(nn.Module):
@@ -44,7 +44,7 @@ class Embed(nn.Module):
 
   def logits(self, x):
     """[..., width] -> [..., vocabulary]: the token vectors as output weights (Press & Wolf 2017)."""
-    return x @ self.token.astype(self.dtype).T
+    return matmul(x, self.token.T)
 
 
 class Block(nn.Module):
@@ -68,7 +68,7 @@ class Transformer(nn.Module):
   """Tokens [batch, time] -> logits of each next token [batch, time, vocabulary].
 
   Fields are those of `config.model`; floats may be traced. GPT-2 (Radford et al. 2019): the defaults with
-  `activation='gelu_tanh'`. Llama (Touvron et al. 2023): rotary positions, rms_norm, swiglu, no biases, untied.
+  `activation='gelu_tanh'`. Llama (Touvron et al. 2023): rotary, rms_norm, swiglu, no biases, untied.
   """
 
   vocabulary_size: Annotated[int, Positive]
@@ -107,9 +107,12 @@ class Transformer(nn.Module):
     positions = self.context_length if self.positions == 'learned' else 0
     self.embed = Embed(self.vocabulary_size, positions, self.width, self.init_scale, self.dtype)
     norm = partial(Norm, self.normalization, self.normalization_epsilon, self.bias, self.dtype)
-    shared = dict(
-      bias=self.bias, deviation=self.init_scale, output_deviation=self.residual_scale, dtype=self.dtype
-    )
+    shared = {
+      'bias': self.bias,
+      'deviation': self.init_scale,
+      'output_deviation': self.residual_scale,
+      'dtype': self.dtype,
+    }
     attention = partial(
       Attention,
       heads=self.heads,
@@ -132,8 +135,8 @@ class Transformer(nn.Module):
 
     Args:
       tokens: [batch, time] int32, time <= context_length.
-      segments: [batch, time] int32 or None: packed documents, numbered; 0 is padding. A token attends within its own
-        segment, and positions start anew in each.
+      segments: [batch, time] int32 or None: packed documents, numbered; 0 is padding. A token attends within its
+        own segment, and positions start anew in each.
       train: dropout is active, and needs the key 'dropout'.
 
     Returns:
@@ -166,7 +169,7 @@ class Transformer(nn.Module):
       (logits [batch, n, vocabulary] float32, cache).
     """
     start = cache.start if mask is None else cache.start + jnp.sum(~mask, axis=1, dtype=jnp.int32)
-    slots = jnp.arange(cache.layers[0][0].shape[2])[None]  # [1, slots]
+    slots = jnp.arange(cache.layers[0][0].shape[1])[None]  # [1, slots]
     here = cache.index + jnp.arange(tokens.shape[1])[None]  # [1, n]
     seen = visible(here, slots, self.window) & (slots >= start[:, None])[:, None, :]  # [batch, n, slots]
     positions = jnp.maximum(here - start[:, None], 0)  # [batch, n]
@@ -179,7 +182,7 @@ class Transformer(nn.Module):
 
   def init_cache(self, batch_size, length):
     """An empty Cache of `length` slots a row; padding takes slots too, so there may be more than context_length."""
-    shape = (batch_size, self.key_value_heads or self.heads, length, self.width_of_head)
+    shape = (batch_size * (self.key_value_heads or self.heads), length, self.width_of_head)
     empty = lambda: (jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
     start = jnp.zeros(batch_size, jnp.int32)
     return Cache(jnp.int32(0), start, tuple(empty() for _ in range(self.layers)))
@@ -224,7 +227,7 @@ def check(config):
   width, heads, groups = config['width'], config['heads'], config['key_value_heads'] or config['heads']
   if config['head_width'] is None and width % heads:
     raise UsageError(
-      f'config.model.heads: {heads} heads do not divide config.model.width = {width}; set head_width, or choose heads '
+      f'config.model.heads: {heads} heads do not divide config.model.width = {width}; set head_width, or choose '
       f'among {", ".join(str(n) for n in range(1, min(width, 65)) if width % n == 0)}'
     )
   if heads % groups:

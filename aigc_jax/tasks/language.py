@@ -30,6 +30,10 @@ def complete(config, dataset):
     dataset.tokenizer.vocabulary_size,
     config['data']['sequence_length'],
   )
+  try:
+    dataset.tokenizer.encode(config['task']['sample_prompt'])
+  except UsageError as error:
+    raise UsageError(f'config.task.sample_prompt: {error}') from None
   model['vocabulary_size'] = model['vocabulary_size'] or needed
   if model['vocabulary_size'] < needed:
     raise UsageError(

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from aigc_jax import data, models, run, tasks
-from aigc_jax.config import floats_of
+from aigc_jax.config import floats_of, listed, nearest
 from aigc_jax.data import cache
 from aigc_jax.errors import AigcError, DataError, Interrupted, UsageError
 from aigc_jax.task import Task
-from aigc_jax.training import checkpoint, hooks, parallel, step
+from aigc_jax.training import checkpoint, hooks, optimizer, parallel, step
 from aigc_jax.training.console import count, size
-from aigc_jax.training.loop import Hook, loop, signals
+from aigc_jax.training.loop import Hook, Outcome, loop, signals
 
 FACTS = 'data.json'  # in the run folder: what the data was when the run began
 EXTENSIBLE = ('training.steps',)  # what may differ when a run is made longer
@@ -28,11 +28,13 @@ class Experiment(NamedTuple):
   task: Task  # built with the config's own floats: for what is not traced
 
 
-def prepare(config, tokenizer=None):
-  """Loads the data and finds everything that can be wrong, before anything is compiled or written."""
-  optimizer = config['optimizer']
-  decay_steps = config['training']['steps'] if optimizer['decay_steps'] is None else optimizer['decay_steps']
-  config = config | {'optimizer': optimizer | {'decay_steps': decay_steps}}
+def prepare(config, tokenizer=None, resumes=False):
+  """Loads the data and finds everything that can be wrong, before anything is compiled or written.
+
+  `resumes`: the parameters come from the run's own checkpoint, so what `init_from` names may be gone.
+  """
+  decay_steps = config['optimizer']['decay_steps'] or config['training']['steps']
+  config = config | {'optimizer': config['optimizer'] | {'decay_steps': decay_steps}}
   if config['model']['name'] in models.SCHEMAS:
     models.check(config['model'])
   config = config | {
@@ -44,8 +46,31 @@ def prepare(config, tokenizer=None):
   step.check(config, task)
   parallel.device_count(config, len(jax.devices()))
   if config['init_from']:
-    initial_params(config['init_from'], None)
+    config = config | {'init_from': os.path.abspath(os.path.expanduser(config['init_from']))}
+  initial = config['init_from'] and not resumes
+  if initial or config['training']['patience'] is not None:
+    check_by_shapes(config, dataset, task, initial)
   return Experiment(config, dataset, task)
+
+
+def check_by_shapes(config, dataset, task, initial):
+  """Raises UsageError where patience waits for a metric that there is not, or `initial` has other parameters."""
+  program, floats, batch = step.make_program(config, tasks.build), floats_of(config), dataset.train_batch(0)
+  state = jax.eval_shape(program.init, floats, jax.eval_shape(jax.random.key, 0), batch)
+  if config['training']['patience'] is not None:
+    metrics = jax.eval_shape(program.evaluate, floats, state, next(dataset.validation_batches()))
+    names = [f'validation/{name}' for name in task.report(dict.fromkeys(metrics, 1.0))]
+    if (wanted := config['training']['patience_metric']) not in names:
+      there = f'{nearest(wanted, names)}there are {listed(names)}'
+      raise UsageError(f'config.training.patience_metric: {wanted!r} is not known; {there}')
+  if initial:
+    folder, which = initial_checkpoint(initial)
+    at, manifest = checkpoint.find_whole(folder, which, checkpoint.print_warning)
+    saved = checkpoint.leaves_of(folder, manifest, ('params', 'frozen'))
+    saved = {path.replace('frozen/', 'params/', 1): leaf for path, leaf in saved.items()}
+    params = checkpoint.flat({'params': step.merge_frozen(state.params, state.frozen)})
+    wanted = {path: checkpoint.described(leaf) for path, leaf in params.items()}
+    checkpoint.check_leaves(folder / str(at), saved, wanted)
 
 
 def absolute(source):
@@ -135,17 +160,36 @@ def describe_devices(program):
   return f'{len(devices)} of {len(jax.devices())} {devices[0].device_kind}'
 
 
-def initial_params(path, target):
-  """The parameters that `config.init_from` names; only looks for them where `target` is None. Raises UsageError."""
+def initial_checkpoint(path):
+  """(folder of checkpoints, which of them) that `config.init_from` names. Raises UsageError."""
   folder, which = path, 'best'
   if os.path.basename(os.path.dirname(path.rstrip('/'))) == 'checkpoints':
     folder, which = os.path.dirname(os.path.dirname(path.rstrip('/'))), os.path.basename(path.rstrip('/'))
   folder = run.open_run(folder).path / 'checkpoints'
   if not checkpoint.steps(folder):
     raise UsageError(f'config.init_from: {path} has no checkpoint yet')
-  if target is not None:
-    return checkpoint.restore(folder, {'params': target}, which)[1]['params']
-  return None
+  return folder, which
+
+
+def with_initial_params(state, config, target):
+  """The State with the parameters that `config.init_from` names, the frozen ones included."""
+  folder, which = initial_checkpoint(config['init_from'])
+  _, fields = checkpoint.restore_fields(folder, ('params', 'frozen'), which)
+  loaded = step.split_frozen(
+    merge(fields.get('params', {}), fields.get('frozen', {})), config['training']['freeze']
+  )
+  places = jax.tree.map(lambda leaf: leaf.sharding, (target.params, target.frozen))
+  params, frozen = jax.device_put(loaded, places)
+  average = None if state.average is None else jax.tree.map(jnp.copy, params)
+  return state._replace(params=params, frozen=frozen, average=average)
+
+
+def merge(params, frozen):
+  """Two nested dicts of arrays in one."""
+  merged = dict(params)
+  for name, value in frozen.items():
+    merged[name] = merge(merged.get(name, {}), value) if isinstance(value, dict) else value
+  return merged
 
 
 def start_state(prepared, config, folder, console):
@@ -154,24 +198,28 @@ def start_state(prepared, config, folder, console):
   if checkpoint.steps(checkpoints):
     at, state = checkpoint.restore(checkpoints, prepared.target, 'latest', console.say)
     console.say(f'resuming after step {at}')
+    if at < config['training']['steps'] and not learns_after(at, config):
+      console.say(
+        f'WARNING: the learning rate has decayed to 0 by step {at}, so further steps change nothing; to train on, '
+        f'start a new run with --config.init_from={folder.path}'
+      )
     return state, at
   state = prepared.program.init(prepared.floats, prepared.key, prepared.example)
   if config['init_from']:
-    loaded = initial_params(config['init_from'], prepared.target.params)
-    state = state._replace(params=loaded)
-    if state.average is not None:
-      state = state._replace(average=jax.tree.map(jnp.copy, loaded))
+    state = with_initial_params(state, config, prepared.target)
     console.say(f'starting from the parameters of {config["init_from"]}')
   return state, 0
 
 
+def learns_after(at, config):
+  """Whether the schedule of the learning rate is above 0 for the step after step `at`."""
+  return float(optimizer.unit_schedule(config['optimizer'], config['training']['steps'], at)) > 0
+
+
 def check_same_data(folder, dataset):
-  """Writes down what the data is, or raises DataError where it is not what the run began with."""
+  """Raises DataError where the data is not what the run began with."""
   path, facts = folder.path / FACTS, dataset.facts
-  if not path.exists():
-    run.write_json(path, facts)
-    return
-  before = run.read_json(path)
+  before = run.read_json(path) if path.exists() else facts
   changed = [key for key in facts if 'sha256' in key and before.get(key) != facts[key]]
   if changed:
     raise DataError(
@@ -192,6 +240,8 @@ def train(experiment, folder, console, began):
   """
   config, dataset = experiment.config, experiment.dataset
   check_same_data(folder, dataset)
+  if not (folder.path / FACTS).exists():
+    run.write_json(folder.path / FACTS, dataset.facts)
   prepared = place(experiment)
   folder.record_environment(prepared.program.mesh.devices.flat)
   if not (folder.path / 'tokenizer.json').exists():
@@ -223,11 +273,14 @@ def announce(experiment, prepared, console):
 def take_steps(experiment, prepared, folder, console, state, start, writer, checkpointer, began):
   config, dataset, task = experiment
   training, program, notes = config['training'], prepared.program, {'checkpoint': start or None}
+  history = [row[m] for row in run.read_metrics(folder.path) if (m := training['patience_metric']) in row]
+  if hooks.used_up(training['patience'], history):  # killed when it had ended and had not yet said so
+    folder.write_status('done', start, checkpoint=start, message='early stop')
+    return Outcome(state, start, 'early stop')
   compile_began = time.perf_counter()
   compiled = compile_step(prepared)
   now = time.perf_counter()
   console.say(f'compiled in {now - compile_began:.1f} s; first step {now - began:.1f} s after the start')
-  history = [row[m] for row in run.read_metrics(folder.path) if (m := training['patience_metric']) in row]
   save = hooks.saver(checkpointer, writer, notes)
   interval = [
     hooks.evaluation(config, program, prepared.floats, dataset, task, writer, console, history, notes),

@@ -32,7 +32,8 @@ def recorder(writer, console, *, start, steps, log_every, unit, flops, devices, 
 
   Args:
     flops: of one step, or None.
-    notes: shared with the other hooks: 'checkpoint', the step saved last, and 'pause', the seconds they took.
+    notes: shared with the other hooks: 'step', the last one read, 'checkpoint', the one saved last, and 'pause', the
+      seconds they took.
 
   Raises: DataError where a loss or norm is not finite.
   """
@@ -42,6 +43,7 @@ def recorder(writer, console, *, start, steps, log_every, unit, flops, devices, 
 
   def record(step, metrics):
     nonlocal mark, since, seen
+    notes['step'] = step
     values = read(step, metrics)
     seen += values['weight']
     if step % log_every and step != steps:
@@ -100,13 +102,19 @@ def evaluation(config, parallel, floats, dataset, task, writer, console, history
     if not math.isfinite(means['loss']):
       raise DataError(f'step {step}: validation loss is {means["loss"]}')
     history.append(values.get(metric, math.nan))
-    best = int(np.nanargmin(history)) if np.isfinite(history).any() else len(history) - 1
-    if patience is not None and len(history) - 1 - best >= patience:
+    if used_up(patience, history):
       console.say(f'step {step}: {metric} has not improved for {patience} evaluations; the run ends')
       return True
     return False
 
   return Hook(training['evaluate_every'], call)
+
+
+def used_up(patience, history):
+  """Whether none of the last `patience` values, oldest first, is the lowest; `patience` None: no."""
+  if patience is None or not np.isfinite(history).any():
+    return False
+  return len(history) - 1 - int(np.nanargmin(history)) >= patience
 
 
 def timed(hook, notes):

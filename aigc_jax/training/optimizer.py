@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from aigc_jax.config import Fraction, NonNegative, Positive, UnitInterval
+from aigc_jax.config import Fraction, NonNegative, Positive, Range, UnitInterval
 from aigc_jax.training.muon import scale_by_muon
 
 # Matrices at these paths are tables of symbols, or scores of symbols; others map hidden to hidden vectors.
@@ -42,7 +42,7 @@ class OptimizerConfig:
   epsilon: Annotated[float, Positive] = 1e-8
   momentum: Annotated[float | None, Fraction] = None  # sgd, rmsprop
   muon_momentum: Annotated[float, Fraction] = 0.95
-  muon_iterations: Annotated[int, Positive] = 3  # of Newton-Schulz, 2 to 5
+  muon_iterations: Annotated[int, Range('from 2 to 5', least=2, most=5)] = 4  # of Newton-Schulz
   nesterov: bool = False  # adamw, adam, lamb, sgd, rmsprop; muon always does
   average: Annotated[float | None, Fraction] = (
     None  # decay of the parameters' moving average; kept by the step

@@ -51,7 +51,9 @@ def test_each_token_is_the_best_of_the_whole_window_recomputed(name):
   toy = TOYS[name]()
   generated = generate(toy.decoder, toy.params, PROMPTS, KEY, GREEDY, 30, chunk_size=7)
   assert generated.lengths.tolist() == [30] * 3
-  for prompt, new, log_probabilities in zip(PROMPTS, generated.tokens, generated.log_probabilities, strict=True):
+  for prompt, new, log_probabilities in zip(
+    PROMPTS, generated.tokens, generated.log_probabilities, strict=True
+  ):
     text = list(prompt)
     for token, log_probability in zip(new, log_probabilities, strict=True):
       expected = log_softmax(toy.full(text[decode.window_start(len(text), toy.decoder.context_length) :]))
@@ -100,7 +102,9 @@ def test_text_goes_on_as_if_it_had_never_been_interrupted(windowed):
 
 
 def test_rows_and_seeds_draw_differently_and_repeatably(windowed):
-  draw = lambda seed: generate(windowed.decoder, windowed.params, [[3]] * 4, jax.random.key(seed), Sampling(), 20).tokens
+  draw = lambda seed: (
+    generate(windowed.decoder, windowed.params, [[3]] * 4, jax.random.key(seed), Sampling(), 20).tokens
+  )
   first = draw(0)
   np.testing.assert_array_equal(first, draw(0))
   assert len({row.tobytes() for row in np.concatenate([first, draw(1)])}) == 8
@@ -136,7 +140,9 @@ def test_one_compilation_for_temperatures_prompts_and_seeds(windowed, together):
 def test_the_end_token_ends_a_row_and_all_rows_end_the_work():
   toy, looks = toys.scripted([5, 6, 7, 8] + [1] * 500, 11), []
   look = lambda tokens, log_probabilities, first: looks.append((first, tokens.shape[1]))
-  generated = generate(toy.decoder, toy.params, [[1], [1, 1]], KEY, GREEDY, 500, end_token=8, chunk_size=16, on_chunk=look)
+  generated = generate(
+    toy.decoder, toy.params, [[1], [1, 1]], KEY, GREEDY, 500, end_token=8, chunk_size=16, on_chunk=look
+  )
   assert generated.lengths.tolist() == [4, 3]
   assert generated.tokens[:, :5].tolist() == [[5, 6, 7, 8, 0], [6, 7, 8, 0, 0]]
   assert looks[-1][0] < 4  # the last chunk was begun before the last row's end

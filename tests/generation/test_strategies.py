@@ -63,7 +63,9 @@ def test_masks_and_probabilities_are_those_of_transformers(sampling):
   ours, reference = np.asarray(process(logits, sampling, seen)), theirs(logits, tokens, sampling)
   np.testing.assert_array_equal(np.isfinite(ours), np.isfinite(reference))
   softmax = lambda x: np.asarray(jax.nn.softmax(x, axis=-1))
-  np.testing.assert_allclose(softmax(ours), softmax(reference), rtol=1e-5)  # float32, one shifted by its maximum
+  np.testing.assert_allclose(
+    softmax(ours), softmax(reference), rtol=1e-5
+  )  # float32, one shifted by its maximum
 
 
 @pytest.mark.parametrize('sampling', [Sampling(top_k=5), Sampling(top_k=5, top_p=0.7, temperature=0.5)])
@@ -124,7 +126,9 @@ def test_extreme_uniform_numbers_never_draw_what_was_ruled_out():
 
 
 def test_at_least_one_token_stays_and_ties_stay_together():
-  logits = np.stack([np.zeros(50), np.where(np.arange(50) < 3, 1e30, -1e30), np.where(np.arange(50) == 7, 0, -np.inf)])
+  logits = np.stack(
+    [np.zeros(50), np.where(np.arange(50) < 3, 1e30, -1e30), np.where(np.arange(50) == 7, 0, -np.inf)]
+  )
   kept = lambda sampling: np.isfinite(process(logits.astype(np.float32), sampling)).sum(1).tolist()
   for sampling in Sampling(top_k=1), Sampling(top_p=1e-6), Sampling(min_p=0.999):
     assert kept(sampling) == [50, 3, 1]

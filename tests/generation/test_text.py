@@ -32,7 +32,9 @@ def run(toy, prompts, tokenizer=BYTES, **options):
   return completions, pieces
 
 
-@pytest.mark.parametrize('stop', [(), ('abc',), ('问青', 'x'), ('🎉 na', '\n\n'), ('abx', '停 e', ' '), ('b abcd', 'ab')])
+@pytest.mark.parametrize(
+  'stop', [(), ('abc',), ('问青', 'x'), ('🎉 na', '\n\n'), ('abx', '停 e', ' '), ('b abcd', 'ab')]
+)
 def test_the_stream_is_the_text_before_the_first_stop_string_however_bytes_are_split(stop):
   ends = [(HARD.find(s) + len(s), HARD.find(s)) for s in stop if s in HARD]
   expected = HARD[: min(ends)[1]] if ends else HARD
@@ -62,7 +64,9 @@ def test_bytes_that_are_no_text_become_replacement_characters():
   assert text == data[:-2].decode('utf-8', 'replace')  # the unfinished character at the end is left out
 
 
-@pytest.mark.parametrize('tokenizer', [BYTES, tokenizers.gpt2(), tokenizers.characters(HARD)], ids=lambda t: t.name)
+@pytest.mark.parametrize(
+  'tokenizer', [BYTES, tokenizers.gpt2(), tokenizers.characters(HARD)], ids=lambda t: t.name
+)
 def test_pieces_add_up_and_a_stop_string_ends_the_text(tokenizer):
   toy = scripted(HARD, tokenizer)
   count = len(tokenizer.encode(HARD))
@@ -105,7 +109,9 @@ def test_prompts_and_samples_keep_their_order_whatever_the_batches():
 
 def test_an_empty_prompt_begins_a_document():
   toy = scripted('..x')
-  assert run(toy, [''], max_new_tokens=2)[0][0].text == run(toy, ['\n\n'], max_new_tokens=2)[0][0].text == '.x'
+  assert (
+    run(toy, [''], max_new_tokens=2)[0][0].text == run(toy, ['\n\n'], max_new_tokens=2)[0][0].text == '.x'
+  )
   assert generate_text(toy.decoder, toy.params, BYTES, []) == []
 
 

@@ -75,4 +75,6 @@ def scripted(script, vocabulary, context_length=None):
     counts = count[:, None] + jnp.cumsum(jnp.ones_like(tokens) if mask is None else mask, axis=1)
     return params[jnp.clip(counts - 1, 0, len(script) - 1)], counts[:, -1]
 
-  return Toy(Decoder(lambda batch_size, length: jnp.zeros(batch_size, jnp.int32), step, context_length), logits, None)
+  return Toy(
+    Decoder(lambda batch_size, length: jnp.zeros(batch_size, jnp.int32), step, context_length), logits, None
+  )

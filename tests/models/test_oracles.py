@@ -85,7 +85,11 @@ def test_llama():
   w = {name.removeprefix('model.'): a for name, a in numpy_weights(model, 1).items()}
   dense = lambda name: {'kernel': w[f'{name}.weight'].T}
   norm = lambda name: {'scale': w[f'{name}.weight']}
-  params = {'embed': {'token': w['embed_tokens.weight']}, 'final_norm': norm('norm'), 'head': dense('lm_head')}
+  params = {
+    'embed': {'token': w['embed_tokens.weight']},
+    'final_norm': norm('norm'),
+    'head': dense('lm_head'),
+  }
   for i in range(2):
     at = lambda name, i=i: f'layers.{i}.{name}'
     names = {'query': 'q_proj', 'key': 'k_proj', 'value': 'v_proj', 'output': 'o_proj'}

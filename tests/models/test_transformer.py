@@ -30,7 +30,13 @@ VARIANTS = {
   'gpt2': {'activation': 'gelu_tanh'},
   'llama': {**LLAMA, 'key_value_heads': 2},
   'window': {**LLAMA, 'key_value_heads': 1, 'window': 3, 'query_key_norm': True},
-  'no_positions': {'positions': 'none', 'activation': 'relu2', 'window': 5, 'head_width': 6, 'logit_cap': 2.0},
+  'no_positions': {
+    'positions': 'none',
+    'activation': 'relu2',
+    'window': 5,
+    'head_width': 6,
+    'logit_cap': 2.0,
+  },
 }
 
 
@@ -107,7 +113,9 @@ def test_what_follows_a_row_changes_nothing(variant):
 def test_bfloat16_is_close_and_parameters_stay_float32(variant):
   module, params, tokens, logits = variant
   half = module.clone(dtype='bfloat16')
-  assert {leaf.dtype for leaf in jax.tree.leaves(half.init(jax.random.key(0), tokens))} == {jnp.dtype('float32')}
+  assert {leaf.dtype for leaf in jax.tree.leaves(half.init(jax.random.key(0), tokens))} == {
+    jnp.dtype('float32')
+  }
   out = jax.jit(lambda: half.apply({'params': params}, tokens))()
   assert out.dtype == jnp.float32
   full = logits(tokens)
@@ -121,7 +129,9 @@ def test_remat_changes_no_gradient():
   for remat in 'none', 'full', 'dots':
     module = models.build({**TINY, 'dropout': 0.2, 'remat': remat})
     params = module.init(jax.random.key(0), tokens)['params']
-    loss = lambda p, m=module: m.apply({'params': p}, tokens, train=True, rngs={'dropout': jax.random.key(3)}).std()
+    loss = lambda p, m=module: m.apply(
+      {'params': p}, tokens, train=True, rngs={'dropout': jax.random.key(3)}
+    ).std()
     grads.append(jax.jit(jax.grad(loss))(params))
   for other in grads[1:]:
     jax.tree.map(lambda a, b: close(a, b, 1e-5), grads[0], other)
@@ -135,11 +145,15 @@ def test_traced_floats_in_lanes_equal_each_alone():
   def run(floats):
     module = models.build({**TINY, **LLAMA, **floats})
     params = module.init(jax.random.key(0), tokens)['params']
-    loss = lambda p: module.apply({'params': p}, tokens, train=True, rngs={'dropout': jax.random.key(3)}).std()
+    loss = lambda p: module.apply(
+      {'params': p}, tokens, train=True, rngs={'dropout': jax.random.key(3)}
+    ).std()
     value, grads = jax.value_and_grad(loss)(params)
     return value, jnp.sqrt(sum(jnp.square(g).sum() for g in jax.tree.leaves(grads)))
 
-  lanes = np.array([[0.1, 0.3, 1e-5, 1e4, 5.0], [0.4, 0.3, 1e-3, 1e4, 5.0], [0.0, 0.5, 1e-5, 50.0, 30.0]], np.float32)
+  lanes = np.array(
+    [[0.1, 0.3, 1e-5, 1e4, 5.0], [0.4, 0.3, 1e-3, 1e4, 5.0], [0.0, 0.5, 1e-5, 50.0, 30.0]], np.float32
+  )
   together = np.stack(jax.jit(jax.vmap(run))(dict(zip(names, lanes.T, strict=True))), axis=1)
   alone = np.array([run(dict(zip(names, lane, strict=True))) for lane in lanes])
   assert len({round(float(v), 4) for v in alone[:, 0]}) == 3

@@ -1,0 +1,139 @@
+"""Tokens per second of `aigc generate`'s path against transformers' generate, same weights, same minute, same CPU.
+
+  python benchmarks/generation_speed.py [--size=small|large] [--batch=1|8] [--rounds=5]
+
+Both continue 16-token prompts with one GPT-2-shaped model of random weights. Theirs: `generate`, greedy, with its cache
+(PyTorch, all cores). Ours: `generate_text`, with text streamed to a callback and a stop string looked for; once greedy
+and once with temperature, top-k, top-p and repetition penalty. The three take turns; the fastest of the rounds counts,
+the median is printed beside it. Compilation, done before, is timed apart. Greedy tokens must agree.
+"""
+
+import argparse
+import statistics
+import time
+
+import jax
+import numpy as np
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from aigc_jax import models
+from aigc_jax.data import tokenizers
+from aigc_jax.generation import Sampling, generate_text
+
+SIZES = {
+  'small': dict(layers=4, heads=4, width=128, vocabulary_size=512, context_length=256),
+  'large': dict(layers=12, heads=12, width=768, vocabulary_size=50257, context_length=1024),
+}
+NEW_TOKENS = {'small': 128, 'large': 48}
+SAMPLED = Sampling(temperature=0.8, top_k=40, top_p=0.95, repetition_penalty=1.1)
+
+
+def peer(size):
+  """transformers' model, on the CPU, its weights drawn at random."""
+  torch.manual_seed(0)
+  config = GPT2Config(
+    vocab_size=size['vocabulary_size'],
+    n_positions=size['context_length'],
+    n_embd=size['width'],
+    n_layer=size['layers'],
+    n_head=size['heads'],
+    initializer_range=0.1,  # GPT-2's 0.02 would make all logits of random weights nearly equal
+    bos_token_id=None,
+    eos_token_id=None,
+  )
+  return GPT2LMHeadModel(config).eval()
+
+
+def parameters(model, size):
+  """Their weights in our names. Their Conv1D kernels are [inputs, outputs], as ours."""
+  weights = {name: tensor.detach().numpy() for name, tensor in model.transformer.state_dict().items()}
+  norm = lambda name: {'scale': weights[f'{name}.weight'], 'bias': weights[f'{name}.bias']}
+  dense = lambda name: {'kernel': weights[f'{name}.weight'], 'bias': weights[f'{name}.bias']}
+
+  def block(i):
+    joint = {name: np.split(array, 3, axis=-1) for name, array in dense(f'h.{i}.attn.c_attn').items()}
+    parts = {
+      part: {name: arrays[j] for name, arrays in joint.items()}
+      for j, part in enumerate(('query', 'key', 'value'))
+    }
+    return {
+      'attention': {**parts, 'output': dense(f'h.{i}.attn.c_proj')},
+      'attention_norm': norm(f'h.{i}.ln_1'),
+      'mlp': {'up': dense(f'h.{i}.mlp.c_fc'), 'down': dense(f'h.{i}.mlp.c_proj')},
+      'mlp_norm': norm(f'h.{i}.ln_2'),
+    }
+
+  tree = {f'block_{i}': block(i) for i in range(size['layers'])}
+  tree |= {
+    'embed': {'token': weights['wte.weight'], 'position': weights['wpe.weight']},
+    'final_norm': norm('ln_f'),
+  }
+  return jax.tree.map(jax.numpy.asarray, tree)
+
+
+def seconds(function):
+  began = time.perf_counter()
+  result = function()
+  return time.perf_counter() - began, result
+
+
+def prompts_for(tokenizer, batch):
+  """Texts of 16 tokens each: words of one token that a space sets apart, or single characters."""
+  words = [
+    i for i, piece in enumerate(tokenizer.pieces[:2000]) if len(piece) > 2 and piece[:1] in (b' ', b'\xe4')
+  ]
+  ids = np.random.default_rng(0).choice(words, (batch, 16))
+  prompts = [tokenizer.decode(row) for row in ids]
+  assert all((tokenizer.encode(prompt) == row).all() for prompt, row in zip(prompts, ids, strict=True))
+  return prompts, ids
+
+
+def compare(name, batch, rounds):
+  """Prints the rates of one size at one batch size."""
+  size, count = SIZES[name], NEW_TOKENS[name]
+  model = peer(size)
+  params = parameters(model, size)
+  decoder = models.decoder(models.build({'name': 'transformer', 'activation': 'gelu_tanh', **size}))
+  characters = '\n' + ''.join(chr(0x4E00 + i) for i in range(size['vocabulary_size'] - 1))
+  tokenizer = tokenizers.gpt2() if name == 'large' else tokenizers.characters(characters)
+  prompts, ids = prompts_for(tokenizer, batch)
+  tensor = torch.tensor(ids)
+
+  def theirs():
+    with torch.inference_mode():
+      options = dict(do_sample=False, use_cache=True, max_new_tokens=count)
+      return model.generate(tensor, attention_mask=torch.ones_like(tensor), **options)[:, 16:].tolist()
+
+  def ours(sampling):
+    options = dict(sampling=sampling, max_new_tokens=count, stop='\0 never', on_text=lambda row, piece: None)
+    return [c.tokens for c in generate_text(decoder, params, tokenizer, prompts, **options)]
+
+  ways = {'theirs': theirs, 'greedy': lambda: ours(Sampling(greedy=True)), 'sampled': lambda: ours(SAMPLED)}
+  first = {way: seconds(function) for way, function in ways.items()}
+  agree = first['greedy'][1] == first['theirs'][1]
+  times = {way: [] for way in ways}
+  for _ in range(rounds):
+    for way, function in ways.items():
+      times[way].append(seconds(function)[0])
+  rate = {way: batch * count / min(of_way) for way, of_way in times.items()}
+  for way, of_way in times.items():
+    compile_seconds = '' if way == 'theirs' else f'{first[way][0] - statistics.median(of_way):8.1f}'
+    print(
+      f'{name:6} {batch:5} {way:8} {rate[way]:12,.0f} {batch * count / statistics.median(of_way):12,.0f} '
+      f'{rate[way] / rate["theirs"]:8.1f} {compile_seconds}',
+      flush=True,
+    )
+  print(f'{"":21}greedy tokens {"are" if agree else "ARE NOT"} those of transformers')
+
+
+if __name__ == '__main__':
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--size', choices=SIZES)
+  parser.add_argument('--batch', type=int, choices=[1, 8])
+  parser.add_argument('--rounds', type=int, default=5)
+  options = parser.parse_args()
+  print(f'{"size":6} {"batch":>5} {"":8} {"tokens/s":>12} {"median":>12} {"times":>8} {"compile s":>9}')
+  for name in [options.size] if options.size else SIZES:
+    for batch in [options.batch] if options.batch else [1, 8]:
+      compare(name, batch, options.rounds)

@@ -1,0 +1,150 @@
+"""Bad input, what each prints, and its exit status. `python -m tests.bad_input` prints the table (Markdown).
+
+`CASES` are also the tests' own: each ends in one line on standard error, before anything is compiled, and leaves no
+new run folder.
+"""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from typing import NamedTuple
+
+from tests import tiny
+
+TRAIN = 'train --config=tiny.py --workdir=new'
+
+
+class Case(NamedTuple):
+  what: str
+  command: str  # after `aigc`; run in the folder that `prepare` made
+  status: int
+  words: tuple[str, ...]  # that the line holds
+
+
+CASES = (
+  Case('unknown key', f'{TRAIN} --config.optimizer.learning_rat=1', 64,
+       ('config.optimizer.learning_rat: no such key', "did you mean 'optimizer.learning_rate'?")),
+  Case('value of the wrong type', f'{TRAIN} --config.training.steps=many', 64,
+       ("config.training.steps: 'many' is not an int", 'above 0')),
+  Case('rate that is not a number', f'{TRAIN} --config.optimizer.learning_rate=nan', 64,
+       ('config.optimizer.learning_rate: nan is not a finite number',)),
+  Case('negative rate', f'{TRAIN} --config.optimizer.learning_rate=-0.1', 64,
+       ('config.optimizer.learning_rate: -0.1 is out of range', '0 or above')),
+  Case('heads that do not divide', f'{TRAIN} --config.model.heads=3', 64,
+       ('config.model.heads: 3 heads do not divide config.model.width = 16', '1, 2, 4, 8, 16')),
+  Case('batch that does not divide', f'{TRAIN} --config.training.microbatches=3', 64,
+       ('config.data.batch_size: 4 rows', 'microbatches = 3')),
+  Case('batch that does not divide over devices', f'{TRAIN} --config.parallel.data=3', 64,
+       ('config.parallel.data: 3',)),
+  Case('empty file', f'{TRAIN} --config.data.source=text:empty.txt', 65, ('empty.txt', 'is empty')),
+  Case('missing file', f'{TRAIN} --config.data.source=text:wrds.txt', 65, ('wrds.txt', 'words.txt')),
+  Case('file that is not UTF-8', f'{TRAIN} --config.data.source=text:latin1.txt', 65,
+       ('latin1.txt', 'UTF-8', 'byte 5')),
+  Case('corpus shorter than a context', f'{TRAIN} --config.data.source=text:short.txt', 65,
+       ('short.txt', 'too few', 'data.sequence_length=')),
+  Case('prompt outside the vocabulary', 'generate run --prompt=Wal-鲸', 64, ('鲸', 'vocabulary')),
+  Case('sample prompt outside the vocabulary', f'{TRAIN} --config.task.sample_prompt=鲸', 64, ('鲸', 'vocabulary')),
+  Case('checkpoint of another shape', 'resume wider', 64,
+       ('wider/checkpoints/12: ', '16] in the checkpoint and [', '32')),
+  Case('init_from of another shape', f'{TRAIN} --config.init_from=run --config.model.width=32', 64,
+       ('run/checkpoints/12: ', '16] in the checkpoint and [', '32')),
+  Case('damaged checkpoint, asked for by number', 'generate damaged --checkpoint=12', 74,
+       ('damaged/checkpoints/12', 'is damaged')),
+  Case('damaged checkpoints, all of them', 'generate ruined', 74, ('ruined/checkpoints', 'is whole')),
+  Case('step without a checkpoint', 'eval run --checkpoint=7', 64, ("no checkpoint '7'", '4, 8, 12')),
+  Case('run folder that is missing', 'generate rnu', 64, ('rnu: no such run folder',)),
+  Case('folder that is no run', 'eval text', 64, ('text', 'config.json')),
+  Case('folder of another config', 'train --config=tiny.py --workdir=run --config.seed=1', 64,
+       ('run: holds a run of another config: seed is 0 there and 1 here',)),
+  Case('fewer steps than taken', 'resume run --steps=4', 64, ('--steps=4', '12 steps')),
+  Case('config file that is missing', 'train --config=tinny.py', 64, ("did you mean 'tiny.py'?",)),
+  Case('unknown verb', 'trian --config=tiny.py', 64, ("'trian'",)),
+  Case('unknown flag', f'{TRAIN} --steps=3', 64, ('--steps=3',)),
+  Case('no verb', '', 64, ('VERB',)),
+  Case('override without a value', f'{TRAIN} --config.seed', 64, ('--config.seed: a value is missing',)),
+  Case('override where none belongs', 'resume run --config.seed=1', 64, ('--config.seed', 'aigc train')),
+  Case('temperature of 0', 'generate run --temperature=0', 64, ('temperature',)),
+  Case('top_k with greedy', 'generate run --strategy=greedy --top_k=4', 64, ('--top_k', 'greedy')),
+  Case('no samples', 'generate run --num=0', 64, ('num', 'at least 1')),
+  Case('prompt file that is missing', 'generate run --prompt_file=nowhere.txt', 65, ('nowhere.txt',)),
+  Case('prompt file that is not UTF-8', 'generate run --prompt_file=latin1.txt', 65, ('latin1.txt', 'byte 5')),
+  Case('other data that is missing', 'eval run --data=text:nowhere.txt', 65, ('nowhere.txt',)),
+  Case('other data outside the vocabulary', 'eval run --data=text:chinese.txt', 65, ('chinese.txt', '鲸')),
+  Case('runs under a folder that is missing', 'list nowhere', 64, ('nowhere',)),
+  Case('diff with a folder that is missing', 'diff run nowhere', 64, ('nowhere',)),
+)  # fmt: skip
+TABLE = (
+  'unknown key', 'negative rate', 'heads that do not divide', 'batch that does not divide', 'missing file',
+  'file that is not UTF-8', 'corpus shorter than a context', 'prompt outside the vocabulary',
+  'checkpoint of another shape', 'damaged checkpoint, asked for by number',
+)  # fmt: skip
+
+
+def prepare(folder):
+  """Files good and bad, and a finished run with its damaged copies, made in `folder`."""
+  from aigc_jax import api
+
+  source = tiny.write_corpus(folder / 'words.txt')
+  tiny.write_config(folder / 'tiny.py', source)
+  (folder / 'empty.txt').write_bytes(b'')
+  (folder / 'latin1.txt').write_bytes('Whale café'.encode('latin-1')[:4] + b' \xe9 ' + b'sea ' * 99)
+  (folder / 'short.txt').write_text('Call me.', encoding='utf-8')
+  (folder / 'chinese.txt').write_text('鲸' * 99, encoding='utf-8')
+  (folder / 'text').mkdir()
+  (folder / 'text/words.txt').write_text('whale', encoding='utf-8')
+  api.train(tiny.config(source), folder / 'run', quiet=True)
+  for name in ('wider', 'damaged', 'ruined'):
+    shutil.copytree(folder / 'run', folder / name)
+  edit_json(folder / 'wider/config.json', lambda config: config['model'].update(width=32))
+  edit_json(folder / 'wider/config.json', lambda config: config['training'].update(steps=20))
+  edit_json(folder / 'wider/status.json', lambda status: status.update(state='interrupted'))
+  damage(folder / 'damaged/checkpoints/12')
+  for step in (4, 8, 12):
+    damage(folder / f'ruined/checkpoints/{step}', cut=True)
+
+
+def edit_json(path, edit):
+  content = json.loads(path.read_text(encoding='utf-8'))
+  edit(content)
+  path.write_text(json.dumps(content), encoding='utf-8')
+
+
+def damage(checkpoint, cut=False):
+  """Flips a bit of the largest array file, or cuts it in half."""
+  files = (path for path in checkpoint.rglob('*') if path.parent.name == 'd')
+  path = max(files, key=lambda path: path.stat().st_size)
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 1
+  path.write_bytes(data[: len(data) // 2] if cut else data)
+
+
+def run(command):
+  """(exit status, standard output, standard error) of `aigc command` in this process."""
+  from aigc_jax import cli
+
+  out, err = io.StringIO(), io.StringIO()
+  with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    status = cli.main(command.split() if isinstance(command, str) else command)
+  return status, out.getvalue(), err.getvalue()
+
+
+def main():
+  os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+  folder = pathlib.Path(tempfile.mkdtemp())
+  prepare(folder)
+  os.chdir(folder)
+  print('| bad input | command | standard error | status |\n|---|---|---|---|')
+  for case in CASES:
+    if case.what in TABLE:
+      status, _, err = run(case.command)
+      line = err.strip().replace(f'{folder}/', '').replace('|', '\\|').replace('\n', ' // ')
+      print(f'| {case.what} | `aigc {case.command}` | {line} | {status} |')
+  shutil.rmtree(folder)
+
+
+if __name__ == '__main__':
+  main()
