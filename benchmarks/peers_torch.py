@@ -1,4 +1,4 @@
-"""The same language model in PyTorch, written as nanoGPT writes it: what the throughput benchmark holds ours against."""
+"""The same language model in PyTorch, as nanoGPT writes it: what the throughput benchmark holds ours against."""
 
 import torch
 from torch import nn

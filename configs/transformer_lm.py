@@ -48,7 +48,7 @@ def quickstart(config):
     query_key_norm=True,
     residual_init='zero',
   )
-  config.data.update(sequence_length=128, batch_size=6)
+  config.data.update(sequence_length=256, batch_size=3)
   config.optimizer.update(
     name='muon',
     learning_rate=0.02,

@@ -49,7 +49,7 @@ def test_bad_input_is_one_line_and_a_status(case, folder):
     status, out, err = bad_input.run(case.command)
   lines = err.splitlines()
   assert lines[-1].startswith('aigc: '), err
-  assert all(line.startswith('WARNING: ') for line in lines[:-1])
+  assert [line for line in lines if line.startswith('aigc: ')] == lines[-1:]
   assert 'Traceback' not in err
   for words in case.words:
     assert words in lines[-1]
@@ -113,7 +113,7 @@ def test_every_verb_has_help(verb, capsys):
 def test_dry_run_takes_no_step_and_leaves_nothing(folder):
   before = contents(folder)
   with count_compilations() as names:
-    text = good('train', '--config=tiny.py', '--dry_run', '--config.model.heads', '4')
+    text = good('train', '--config=tiny.py', '--dry_run', '--config.optimizer.learning_rate', '0.02')
   assert names.count('jit(step)') == 1
   assert not {'jit(init)', 'jit(evaluate)'} & set(names)
   assert contents(folder) == before
@@ -201,7 +201,7 @@ def test_eval_on_other_text(folder):
 
 def test_list_and_diff(folder):
   text = good('list', '.')
-  line = next(line for line in text.splitlines() if line.startswith('run '))
+  line = next(line for line in text.splitlines() if line.startswith('run ') and '/' in line)
   assert '12/12' in line
   assert 'done' in line
   assert 'interrupted' in next(line for line in text.splitlines() if line.startswith('wider '))
@@ -213,14 +213,13 @@ def test_list_and_diff(folder):
 
 
 def test_train_and_resume_by_the_command_line(folder, capsys):
-  assert cli.main([*TRAIN.split(), '--config.training.steps=4']) == 0
+  assert cli.main(TRAIN.split()) == 0
   out, err = capsys.readouterr()
   assert out == ''
-  assert 'step 4/4' in err
+  assert 'step 12/12' in err
   assert 'next: aigc generate new' in err
-  assert cli.main(['resume', 'new', '--steps=6']) == 0
-  assert 'resuming after step 4' in capsys.readouterr().err
-  assert api.load_run('new', 'latest').config['training']['steps'] == 6
-  named = good('train', '--config=tiny.py', '--config.training.steps=1')
-  assert named == ''
+  assert cli.main(['resume', 'new', '--steps=14']) == 0
+  assert 'resuming after step 12' in capsys.readouterr().err
+  assert api.load_run('new', 'latest').config['training']['steps'] == 14
+  assert good('train', '--config=tiny.py') == ''
   assert [path.name[:5] for path in (folder / 'runs').iterdir()] == ['tiny-']

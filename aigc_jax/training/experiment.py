@@ -47,7 +47,7 @@ def prepare(config, tokenizer=None, resumes=False):
   parallel.device_count(config, len(jax.devices()))
   if config['init_from']:
     config = config | {'init_from': os.path.abspath(os.path.expanduser(config['init_from']))}
-  initial = config['init_from'] and not resumes
+  initial = '' if resumes else config['init_from']
   if initial or config['training']['patience'] is not None:
     check_by_shapes(config, dataset, task, initial)
   return Experiment(config, dataset, task)

@@ -70,7 +70,7 @@ def test_bytes_that_are_no_text_become_replacement_characters():
 def test_pieces_add_up_and_a_stop_string_ends_the_text(tokenizer):
   toy = scripted(HARD, tokenizer)
   count = len(tokenizer.encode(HARD))
-  (whole,), pieces = run(toy, ['a'], tokenizer, max_new_tokens=count)
+  (whole,), _ = run(toy, ['a'], tokenizer, max_new_tokens=count)
   assert (whole.text, whole.finish_reason, len(whole.tokens)) == (HARD, 'length', count)
   (stopped,), _ = run(toy, ['a'], tokenizer, stop='🎉')
   assert (stopped.text, stopped.finish_reason) == (HARD[: HARD.index('🎉')], 'stop')

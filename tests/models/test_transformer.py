@@ -113,7 +113,7 @@ def test_what_follows_a_row_changes_nothing(variant):
 def test_bfloat16_is_close_and_parameters_stay_float32(variant):
   module, params, tokens, logits = variant
   half = module.clone(dtype='bfloat16')
-  assert {leaf.dtype for leaf in jax.tree.leaves(half.init(jax.random.key(0), tokens))} == {
+  assert {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(half.init, jax.random.key(0), tokens))} == {
     jnp.dtype('float32')
   }
   out = jax.jit(lambda: half.apply({'params': params}, tokens))()
@@ -128,7 +128,7 @@ def test_remat_changes_no_gradient():
   grads = []
   for remat in 'none', 'full', 'dots':
     module = models.build({**TINY, 'dropout': 0.2, 'remat': remat})
-    params = module.init(jax.random.key(0), tokens)['params']
+    params = jax.jit(module.init)(jax.random.key(0), tokens)['params']
     loss = lambda p, m=module: m.apply(
       {'params': p}, tokens, train=True, rngs={'dropout': jax.random.key(3)}
     ).std()
@@ -162,14 +162,16 @@ def test_traced_floats_in_lanes_equal_each_alone():
 
 def test_initial_weights():
   config = {**TINY, 'layers': 8, 'width': 64, 'init_scale': 0.02, 'residual_init': 'scaled', 'bias': True}
-  build = lambda **fields: models.build({**config, **fields}).init(jax.random.key(0), jnp.zeros((1, 4), int))
+  tokens = jnp.zeros((1, 4), int)
+  build = lambda **fields: jax.jit(models.build({**config, **fields}).init)(jax.random.key(0), tokens)
   params = build()['params']
   for path, deviation in [('query', 0.02), ('key', 0.02), ('value', 0.02), ('output', 0.02 / 4)]:
     assert abs(np.std(params['block_3']['attention'][path]['kernel']) / deviation - 1) < 0.06
   assert abs(np.std(params['block_3']['mlp']['down']['kernel']) / (0.02 / 4) - 1) < 0.06
   assert abs(np.std(params['embed']['token']) / 0.02 - 1) < 0.1
   assert not build(residual_init='zero')['params']['block_0']['mlp']['down']['kernel'].any()
-  assert 'bias' not in str(jax.tree.structure(build(bias=False)))
+  shapes = jax.eval_shape(models.build({**config, 'bias': False}).init, jax.random.key(0), tokens)
+  assert 'bias' not in str(jax.tree.structure(shapes))
   assert set(params) == {'embed', 'final_norm', *(f'block_{i}' for i in range(8))}
 
 

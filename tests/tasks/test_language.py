@@ -27,9 +27,9 @@ def compile_quickly():
 
 @pytest.fixture(scope='module')
 def packed(tmp_path_factory):
-  """The experiment on a JSON-lines file of documents of 3 to 40 characters."""
+  """The experiment on a JSON-lines file of documents of 3 to 12 characters."""
   path, draw = tmp_path_factory.mktemp('corpus') / 'poems.jsonl', np.random.default_rng(0)
-  texts = [''.join(draw.choice(list('abcdefg '), draw.integers(3, 40))) for _ in range(120)]
+  texts = [''.join(draw.choice(list('abcdefg '), draw.integers(3, 13))) for _ in range(300)]
   path.write_text('\n'.join(json.dumps({'text': text}) for text in texts), encoding='utf-8')
   config = tiny.config(
     f'jsonl:{path}', data={'packing': 'documents', 'batch_size': ROWS}, optimizer={'clip_norm': 0.1}
@@ -71,10 +71,10 @@ def alone(packed):
 
 
 def test_the_batches_are_packed_and_uneven(packed):
-  for step in range(STEPS):
-    batch = batch_at(packed, step)
-    assert batch['segments'].max() > 1
-    assert (batch['segments'] == 0).any()
+  batches = [batch_at(packed, step) for step in range(STEPS)]
+  assert max(batch['segments'].max() for batch in batches) > 1
+  assert min(batch['segments'].min() for batch in batches) == 0, 'some row is padded'
+  for batch in batches:
     weights = batch['mask'].sum(1)
     assert weights.min() == 0
     assert len(set(weights.reshape(4, 2).sum(1).tolist())) > 1, 'microbatches and devices weigh differently'
