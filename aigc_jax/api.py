@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from aigc_jax import data, models, tasks
+from aigc_jax import data, memory, models, tasks
 from aigc_jax import run as run_folder
 from aigc_jax.config import Schemas, as_dict, floats_of, load_file, override, resolve
 from aigc_jax.data import tokenizers
@@ -58,6 +58,7 @@ def train(config, workdir=None, overrides=(), quiet=False, began=None):
 
 
 def start(prepared, workdir, label, began, quiet=False, may_differ=()):
+  memory.keep_freed_memory()
   experiment.use_compile_cache()
   steps = prepared.config['training']['steps']
   with run_folder.create(workdir, prepared.config, may_differ=may_differ, label=label) as folder:
