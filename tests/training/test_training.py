@@ -102,8 +102,10 @@ def test_metrics_are_on_disk_before_their_checkpoint_commits(plain):
   assert sorted(seen) == [4, 8, 12]
   for step, text in seen.items():
     rows = [json.loads(line) for line in text.splitlines()]
-    assert [row['step'] for row in rows if 'train/loss' in row] == list(range(1, step + 1))
-    assert [row['step'] for row in rows if 'validation/loss' in row] == list(range(4, step + 1, 4))
+    # (the save commits in its own thread, so steps after it may be there as well)
+    assert [row['step'] for row in rows if 'train/loss' in row][:step] == list(range(1, step + 1))
+    losses = [row['step'] for row in rows if 'validation/loss' in row]
+    assert losses[: step // 4] == list(range(4, step + 1, 4))
   assert (trained.path / 'metrics.jsonl').read_text(encoding='utf-8') == seen[12]
 
 
@@ -155,6 +157,7 @@ def test_a_longer_run_goes_on_with_one_compilation(plain, source, tmp_path):
   """The schedule ends where it did, so the rate is constant here; the unbroken run has the same 16 steps."""
   constant = {'schedule': 'constant'}
   short = train(tiny.config(source, optimizer=constant), tmp_path / 'a')
+  loss = short.metrics[-1]['validation/loss']
   with count_compilations() as names:
     longer = api.resume(short.path, 16, quiet=True)
   assert names.count('jit(step)') == 1
@@ -163,7 +166,7 @@ def test_a_longer_run_goes_on_with_one_compilation(plain, source, tmp_path):
   unbroken = train(unbroken, tmp_path / 'b')
   assert longer.config == unbroken.config
   assert kill_and_resume.differences(longer.path, unbroken.path) == []
-  assert longer.metrics[-1]['validation/loss'] < short.metrics[-1]['validation/loss']
+  assert longer.metrics[-1]['validation/loss'] < loss
 
 
 def test_a_changed_corpus_is_refused(source, tmp_path):
