@@ -50,15 +50,18 @@ def parameters(model, size):
   weights = {name: tensor.detach().numpy() for name, tensor in model.transformer.state_dict().items()}
   norm = lambda name: {'scale': weights[f'{name}.weight'], 'bias': weights[f'{name}.bias']}
   dense = lambda name: {'kernel': weights[f'{name}.weight'], 'bias': weights[f'{name}.bias']}
+  heads = size['heads']
 
   def block(i):
-    joint = {name: np.split(array, 3, axis=-1) for name, array in dense(f'h.{i}.attn.c_attn').items()}
-    parts = {
-      part: {name: arrays[j] for name, arrays in joint.items()}
-      for j, part in enumerate(('query', 'key', 'value'))
+    joint, output = dense(f'h.{i}.attn.c_attn'), dense(f'h.{i}.attn.c_proj')
+    parts = zip(np.split(joint['kernel'], 3, axis=1), np.split(joint['bias'], 3), strict=True)
+    into = {
+      name: {'kernel': kernel.reshape(len(kernel), heads, -1).swapaxes(0, 1), 'bias': bias}
+      for name, (kernel, bias) in zip(('query', 'key', 'value'), parts, strict=True)
     }
+    output['kernel'] = output['kernel'].reshape(heads, -1, output['kernel'].shape[1])
     return {
-      'attention': {**parts, 'output': dense(f'h.{i}.attn.c_proj')},
+      'attention': {**into, 'output': output},
       'attention_norm': norm(f'h.{i}.ln_1'),
       'mlp': {'up': dense(f'h.{i}.mlp.c_fc'), 'down': dense(f'h.{i}.mlp.c_proj')},
       'mlp_norm': norm(f'h.{i}.ln_2'),

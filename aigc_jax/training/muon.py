@@ -5,6 +5,8 @@ matrices of one shape are one batched product, a tighter bound comes free with t
 have the best coefficients for what the ones before left, and long matrices iterate on their Gram matrix.
 """
 
+import itertools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +40,10 @@ class MuonState(NamedTuple):
 
 
 def scale_by_muon(momentum, iterations: int) -> optax.GradientTransformation:
-  """Gradients of matrices [in, out] -> their orthogonalized Nesterov momentum times sqrt(max(1, out / in)).
+  """Gradients of matrices [..., in, out] -> their orthogonalized Nesterov momentum times sqrt(max(1, out / in)).
+
+  Axes before the last two count matrices: attention's heads are orthogonalized one by one, and since what they
+  write adds up, all their inputs count as `in`.
 
   Args:
     momentum: () decay of the gradients' moving average.
@@ -59,16 +64,19 @@ def scale_by_muon(momentum, iterations: int) -> optax.GradientTransformation:
 
 
 def orthogonalize_all(matrices, iterations):
-  """Matrices [in, out], each orthogonalized and scaled; those of one shape (or transposed) in one batch."""
-  wide = [m.T if m.shape[0] > m.shape[1] else m for m in matrices]
+  """Matrices [..., in, out], each orthogonalized and scaled; those of one shape (or transposed) in one batch."""
+  wide = [m.mT if m.shape[-2] > m.shape[-1] else m for m in matrices]
+  wide = [m.reshape(-1, *m.shape[-2:]) for m in wide]  # [batch, rows, columns], rows <= columns
   done = [None] * len(matrices)
-  for shape in dict.fromkeys(m.shape for m in wide):
-    places = [i for i, m in enumerate(wide) if m.shape == shape]
-    for i, result in zip(
-      places, orthogonalize(jnp.stack([wide[i] for i in places]), iterations), strict=True
-    ):
-      rows, columns = matrices[i].shape
-      done[i] = (result.T if rows > columns else result) * max(1, columns / rows) ** 0.5
+  for shape in dict.fromkeys(m.shape[1:] for m in wide):
+    places = [i for i, m in enumerate(wide) if m.shape[1:] == shape]
+    joined = orthogonalize(jnp.concatenate([wide[i] for i in places]), iterations)
+    ends = itertools.accumulate(wide[i].shape[0] for i in places)
+    for i, result in zip(places, jnp.split(joined, list(ends)[:-1]), strict=True):
+      *batch, rows, columns = matrices[i].shape
+      result = result.mT if rows > columns else result
+      fan_in = math.prod(batch) * rows
+      done[i] = result.reshape(*batch, rows, columns) * max(1, columns / fan_in) ** 0.5
   return done
 
 

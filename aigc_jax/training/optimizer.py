@@ -98,8 +98,8 @@ def update_rule(name, config):
 
 
 def hidden_matrix(path, array):
-  """Whether a parameter maps hidden to hidden vectors: a matrix that is neither embedding nor head."""
-  return array.ndim == 2 and not OUTER.search('/'.join(str(getattr(key, 'key', key)) for key in path))
+  """Whether a parameter maps hidden to hidden vectors: a matrix, or several, neither embedding nor head."""
+  return array.ndim >= 2 and not OUTER.search('/'.join(str(getattr(key, 'key', key)) for key in path))
 
 
 def muon_labels(params):
@@ -112,7 +112,7 @@ def decay_mask(decay_on, params):
   """{bool} shaped like `params`: what weight decay pulls towards zero."""
   decays = {
     'matrices': lambda path, array: array.ndim >= 2,  # nanoGPT: embeddings too, no norms and biases
-    'hidden': lambda path, array: hidden_matrix(path, array) or array.ndim > 2,
+    'hidden': hidden_matrix,
     'all': lambda path, array: True,
   }[decay_on]
   return jax.tree_util.tree_map_with_path(decays, params)

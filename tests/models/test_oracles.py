@@ -28,6 +28,17 @@ def assert_same_logits(config, params, model):
   np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * abs(theirs).max())
 
 
+def into_heads(dense, heads):
+  """A kernel [width, heads * head_width] as ours, [heads, width, head_width]; biases stay."""
+  kernel = dense['kernel']
+  return dense | {'kernel': kernel.reshape(len(kernel), heads, -1).swapaxes(0, 1)}
+
+
+def from_heads(dense, heads):
+  """A kernel [heads * head_width, width] as ours, [heads, head_width, width]; biases stay."""
+  return dense | {'kernel': dense['kernel'].reshape(heads, -1, dense['kernel'].shape[1])}
+
+
 def test_gpt2():
   config = {'vocabulary_size': 17, 'context_length': 12, 'layers': 2, 'heads': 4, 'width': 16}
   model = GPT2LMHeadModel(
@@ -41,10 +52,10 @@ def test_gpt2():
     joined = dense(f'h.{i}.attn.c_attn')  # query, key and value side by side
     thirds = zip(np.split(joined['kernel'], 3, axis=1), np.split(joined['bias'], 3), strict=True)
     names = zip(('query', 'key', 'value'), thirds, strict=True)
-    attention = {name: {'kernel': kernel, 'bias': bias} for name, (kernel, bias) in names}
+    attention = {name: into_heads({'kernel': kernel, 'bias': bias}, 4) for name, (kernel, bias) in names}
     params[f'block_{i}'] = {
       'attention_norm': norm(f'h.{i}.ln_1'),
-      'attention': attention | {'output': dense(f'h.{i}.attn.c_proj')},
+      'attention': attention | {'output': from_heads(dense(f'h.{i}.attn.c_proj'), 4)},
       'mlp_norm': norm(f'h.{i}.ln_2'),
       'mlp': {'up': dense(f'h.{i}.mlp.c_fc'), 'down': dense(f'h.{i}.mlp.c_proj')},
     }
@@ -92,10 +103,13 @@ def test_llama():
   }
   for i in range(2):
     at = lambda name, i=i: f'layers.{i}.{name}'
-    names = {'query': 'q_proj', 'key': 'k_proj', 'value': 'v_proj', 'output': 'o_proj'}
+    into = {
+      name: into_heads(dense(at(f'self_attn.{name[0]}_proj')), heads)
+      for name, heads in (('query', 4), ('key', 2), ('value', 2))
+    }
     params[f'block_{i}'] = {
       'attention_norm': norm(at('input_layernorm')),
-      'attention': {name: dense(at(f'self_attn.{other}')) for name, other in names.items()},
+      'attention': into | {'output': from_heads(dense(at('self_attn.o_proj')), 4)},
       'mlp_norm': norm(at('post_attention_layernorm')),
       'mlp': {name: dense(at(f'mlp.{name}_proj')) for name in ('up', 'gate', 'down')},
     }

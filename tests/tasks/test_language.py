@@ -18,13 +18,6 @@ STEPS, ROWS, DEVICES = 3, 8, 4
 RATES = (1e-3, 3e-3, 1e-2)
 
 
-@pytest.fixture(scope='module', autouse=True)
-def compile_quickly():
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
 @pytest.fixture(scope='module')
 def packed(tmp_path_factory):
   """The experiment on a JSON-lines file of documents of 3 to 12 characters."""

@@ -225,6 +225,14 @@ def test_muon_orthogonalizes(iterations):
     np.testing.assert_allclose(core, np.diag(np.diag(core)), atol=2e-4 * scale)
 
 
+def test_muon_orthogonalizes_heads_one_by_one():
+  heads = jax.random.normal(jax.random.key(0), (2, 3, 4, 8))
+  (together,) = orthogonalize_all([heads], 3)
+  alone = jnp.stack(orthogonalize_all([heads[i, j] for i in range(2) for j in range(3)], 3))
+  # One head alone is scaled by sqrt(8 / 4); six, whose 24 inputs add up, by 1.
+  np.testing.assert_allclose(together.reshape(6, 4, 8), alone / 2**0.5, rtol=1e-6, atol=1e-6)
+
+
 def test_muon_leaves_a_zero_gradient_at_zero():
   (result,) = orthogonalize_all([jnp.zeros((4, 8))], 3)
   np.testing.assert_array_equal(result, 0)

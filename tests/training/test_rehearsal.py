@@ -48,14 +48,6 @@ def toy_config(name, rate=RATES[1], **sections):
   return resolve(config, schemas)
 
 
-@pytest.fixture(autouse=True, scope='module')
-def compile_quickly():
-  """Thirty-odd small programs: compiling them is what takes the time."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
 @functools.cache
 def compiled(name, devices=1, **sections):
   """The placed program of a toy, compiled once for all the tests that differ only in floats."""
@@ -182,4 +174,6 @@ def table():
 
 
 if __name__ == '__main__':
+  from tests import conftest  # noqa: F401 (the pretended devices)
+
   print(table())
