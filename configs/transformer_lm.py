@@ -46,17 +46,19 @@ def quickstart(config):
     activation='relu2',
     bias=False,
     query_key_norm=True,
+    init_scale=0.09,
     residual_init='zero',
   )
-  config.data.update(sequence_length=256, batch_size=3)
+  config.data.update(sequence_length=256, batch_size=4)
   config.optimizer.update(
     name='muon',
     learning_rate=0.02,
-    adam_learning_rate=3e-3,
+    adam_learning_rate=5e-3,
     beta2=0.99,
     schedule='warmup_stable_decay',
-    decay_fraction=0.5,
+    decay_fraction=0.7,
   )
+  config.training.update(steps=1500)
 
 
 def nanogpt(config):

@@ -46,6 +46,21 @@ def rotate(x, cosine, sine):
   return (turned * cosine + jnp.roll(turned, x.shape[-1] // 2, axis=-1) * sine).astype(x.dtype)
 
 
+@jax.custom_jvp
+def masked_softmax(scores, mask):
+  """Softmax over the last axis of float32 scores where mask is True, 0 elsewhere; uniform where a row sees nothing."""
+  scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)  # finite: a row may see nothing
+  powers = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+  return powers / powers.sum(axis=-1, keepdims=True)
+
+
+@masked_softmax.defjvp
+def masked_softmax_slope(primals, tangents):
+  """Weights of 0 stop the gradient by themselves: no second masking, a pass over all scores less."""
+  weights, change = masked_softmax(*primals), tangents[0]
+  return weights, weights * (change - (weights * change).sum(axis=-1, keepdims=True))
+
+
 def attend(query, key, value, mask, dropout=lambda weights: weights):
   """softmax(query key^T / sqrt(head_width)) value (Vaswani et al. 2017, eq. 1), the softmax in float32.
 
@@ -62,9 +77,8 @@ def attend(query, key, value, mask, dropout=lambda weights: weights):
   rows, slots, _ = key.shape
   query = (query * jnp.asarray(head_width**-0.5, query.dtype)).reshape(rows, -1, head_width)
   scores = jnp.einsum('ztd,zsd->zts', query, key, preferred_element_type=jnp.float32)
-  scores = scores.reshape(batch, heads, time, slots)
-  scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)  # finite: a row may see nothing
-  weights = dropout(jax.nn.softmax(scores, axis=-1)).astype(value.dtype)
+  weights = masked_softmax(scores.reshape(batch, heads, time, slots), mask)
+  weights = dropout(weights).astype(value.dtype)
   mixed = jnp.einsum('zts,zsd->ztd', weights.reshape(rows, -1, slots), value)
   return mixed.reshape(batch, heads, time, head_width)
 

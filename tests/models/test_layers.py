@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from aigc_jax.models import layers
+from aigc_jax.models.attention import masked_softmax
 
 X = np.linspace(-6, 6, 97, dtype=np.float32)
 TORCH = {
@@ -36,6 +37,22 @@ def test_matmul_has_the_gradients_of_the_plain_product():
   gradients = lambda product: jax.grad(lambda x, k: (product(x, k) * weight).sum(), argnums=(0, 1))(x, kernel)
   for ours, plain in zip(gradients(layers.matmul), gradients(jnp.matmul), strict=True):
     np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_masked_softmax_has_the_gradients_of_the_plain_one():
+  keys = jax.random.split(jax.random.key(0), 2)
+  scores, weight = jax.random.normal(keys[0], (3, 5, 6)), jax.random.normal(keys[1], (3, 5, 6))
+  mask = jnp.arange(6) <= jnp.arange(5)[:, None]
+  plain = lambda s: jax.nn.softmax(jnp.where(mask, s, -jnp.inf), axis=-1)
+  for ours, theirs in [
+    (masked_softmax(scores, mask), plain(scores)),
+    (
+      jax.grad(lambda s: (masked_softmax(s, mask) * weight).sum())(scores),
+      jax.grad(lambda s: (plain(s) * weight).sum())(scores),
+    ),
+  ]:
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(masked_softmax(scores, jnp.zeros(6, bool)), 1 / 6, rtol=1e-6)
 
 
 @pytest.mark.parametrize('rate', [0.0, 0.3, 0.9])
