@@ -103,7 +103,9 @@ class IntoHeads(nn.Module):
   @nn.compact
   def __call__(self, x):
     kernel = self.param('kernel', normal(self.deviation), (self.heads, x.shape[-1], self.head_width))
-    y = matmul(x.astype(self.dtype), kernel.swapaxes(0, 1).reshape(x.shape[-1], -1))
+    # Kept apart, or XLA's CPU backend multiplies a few rows by a turned matrix in plain loops.
+    joined = jax.lax.optimization_barrier(kernel.swapaxes(0, 1).reshape(x.shape[-1], -1))
+    y = matmul(x.astype(self.dtype), joined)
     if self.bias:
       y = y + self.param('bias', nn.initializers.zeros, (y.shape[-1],)).astype(self.dtype)
     return y.reshape(*x.shape[:2], self.heads, self.head_width).swapaxes(1, 2)
