@@ -20,6 +20,12 @@ from aigc_jax.training.console import Console
 from aigc_jax.training.optimizer import OptimizerConfig
 
 
+def set_up():
+  """What every verb that computes begins with: how this process keeps memory and compiled programs."""
+  memory.keep_freed_memory()
+  experiment.use_compile_cache()
+
+
 def schemas():
   return Schemas(tasks.SCHEMAS, models.SCHEMAS, OptimizerConfig)
 
@@ -32,7 +38,7 @@ def read_config(config, overrides=()):
 
 def dry_run(config, overrides=()):
   """Checks everything and prints parameters, memory and FLOPs of the compiled step; writes no run folder."""
-  experiment.use_compile_cache()
+  set_up()
   print(experiment.dry_run(experiment.prepare(read_config(config, overrides))))
 
 
@@ -52,14 +58,13 @@ def train(config, workdir=None, overrides=(), quiet=False, began=None):
   Raises:
     AigcError: its one line says what, where and what would be right; nothing is left behind by a bad config.
   """
+  set_up()
   began, label = began or time.perf_counter(), config if isinstance(config, str) else 'run'
   prepared = experiment.prepare(read_config(config, overrides))
   return start(prepared, workdir, label, began, quiet)
 
 
 def start(prepared, workdir, label, began, quiet=False, may_differ=()):
-  memory.keep_freed_memory()
-  experiment.use_compile_cache()
   steps = prepared.config['training']['steps']
   with run_folder.create(workdir, prepared.config, may_differ=may_differ, label=label) as folder:
     status = folder.read_status()
@@ -86,6 +91,7 @@ def suggest(path, config, console):
 
 def resume(path, steps=None, quiet=False, began=None):
   """Goes on with a run from its newest good checkpoint; `steps` makes it longer. Returns the TrainedRun."""
+  set_up()
   began, config = began or time.perf_counter(), run_folder.open_run(path).config
   if steps is not None:
     status = run_folder.open_run(path).read_status()
@@ -177,6 +183,7 @@ class TrainedRun:
     Returns:
       [Completion], `num` for each prompt.
     """
+    set_up()
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     return text.generate_text(
       self.decoder,
@@ -193,6 +200,7 @@ class TrainedRun:
 
   def evaluate(self, source=None):
     """{metric: value} of the validation split, or of all of another source such as 'text:PATH'."""
+    set_up()
     config = self.config
     if source is None:
       dataset = data.load(config['data'], self.tokenizer)
@@ -201,7 +209,6 @@ class TrainedRun:
       dataset = data.load_validation(
         config['data'] | {'source': source, 'validation_source': None}, self.tokenizer
       )
-    experiment.use_compile_cache()
     program = parallel.make_parallel(config, tasks.build)
     state = jax.device_put(self._loaded or self._load(), program.replicated)
     report = tasks.build(config).report

@@ -12,7 +12,8 @@ def keep_freed_memory():
 
   XLA's CPU backend allocates its temporary buffer anew at every step. Over 32 MiB glibc maps fresh pages for it,
   which the kernel zeroes one fault at a time: a third of the CPU time of a small Transformer's step. Over 64 MiB it
-  does so in every arena but the first: hence one arena. To be called before JAX starts its threads.
+  does so in every arena but the first: hence one arena. A thread keeps the arena that it began with, so this is to be
+  called before JAX starts its own.
   """
   mallopt = sys.platform == 'linux' and getattr(ctypes.CDLL(None), 'mallopt', None)
   if mallopt:
