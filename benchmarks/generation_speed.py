@@ -1,6 +1,6 @@
 """Tokens per second of `aigc generate`'s path against transformers' generate, same weights, same minute, same CPU.
 
-  python benchmarks/generation_speed.py [--size=small|large] [--batch=1|8] [--rounds=3]
+  python benchmarks/generation_speed.py [--size=small|large] [--batch=1|8] [--rounds=6]
 
 Both continue 16-token prompts with one GPT-2-shaped model of random weights. Theirs: `generate`, greedy, with its cache
 (PyTorch, all cores). Ours: `generate_text`, with text streamed to a callback and a stop string looked for; once greedy
@@ -56,7 +56,7 @@ def parameters(model, size):
     joint, output = dense(f'h.{i}.attn.c_attn'), dense(f'h.{i}.attn.c_proj')
     parts = zip(np.split(joint['kernel'], 3, axis=1), np.split(joint['bias'], 3), strict=True)
     into = {
-      name: {'kernel': kernel.reshape(len(kernel), heads, -1).swapaxes(0, 1), 'bias': bias}
+      name: {'kernel': kernel.reshape(len(kernel), heads, -1), 'bias': bias.reshape(heads, -1)}
       for name, (kernel, bias) in zip(('query', 'key', 'value'), parts, strict=True)
     }
     output['kernel'] = output['kernel'].reshape(heads, -1, output['kernel'].shape[1])
@@ -118,6 +118,7 @@ def compare(name, batch, rounds):
   times = {way: [] for way in ways}
   for _ in range(rounds):
     for way, function in ways.items():
+      time.sleep(0.3)  # lets the other library's threads stop spinning
       times[way].append(seconds(function)[0])
   rate = {way: batch * count / min(of_way) for way, of_way in times.items()}
   for way, of_way in times.items():
@@ -134,7 +135,7 @@ if __name__ == '__main__':
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--size', choices=SIZES)
   parser.add_argument('--batch', type=int, choices=[1, 8])
-  parser.add_argument('--rounds', type=int, default=3)
+  parser.add_argument('--rounds', type=int, default=6)
   options = parser.parse_args()
   print(f'{"size":6} {"batch":>5} {"":8} {"tokens/s":>12} {"median":>12} {"times":>8} {"compile s":>9}')
   for name in [options.size] if options.size else SIZES:

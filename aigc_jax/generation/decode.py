@@ -142,7 +142,10 @@ def _refill(decoder, params, texts, live, state, sampling, remaining):
   for row, window in enumerate(windows):
     tokens[row, width + 1 - len(window) :] = window[:-1]
     mask[row, width + 1 - len(window) :] = 1
-  cache = _fill(decoder, _cache_length(width + left, context), params, tokens, mask.astype(bool))
+  slots = _round_up(width + left)
+  if state is not None or left < remaining:  # one shape for all windows, whatever the prompts' lengths
+    slots = max(slots, _round_up(context + 31))
+  cache = _fill(decoder, slots, params, tokens, mask.astype(bool))
   if state is not None:
     return state._replace(cache=cache), left
   last = np.array([text[-1] for text in texts], np.int32)
@@ -153,13 +156,6 @@ def _refill(decoder, params, texts, live, state, sampling, remaining):
     for row, text in enumerate(texts):
       seen[row, text] = True
   return _State(cache, jnp.asarray(last), seen if seen is None else jnp.asarray(seen)), left
-
-
-def _cache_length(needed, context):
-  """Slots for a cache; the same for all windows where the context is so short that slots cost less than compiling."""
-  return (
-    _round_up(needed) if context is None or context > 256 else max(_round_up(needed), _round_up(context + 31))
-  )
 
 
 def _round_up(n):

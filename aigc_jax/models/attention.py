@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from aigc_jax.models.layers import Dropout, Norm, matmul, normal
+from aigc_jax.models.layers import Dense, Dropout, Norm
 
 
 class Where(NamedTuple):
@@ -91,46 +91,6 @@ def write(held, new, index):
   return jax.lax.dynamic_update_slice(held, new.reshape(held.shape[0], -1, held.shape[2]), (0, index, 0))
 
 
-class IntoHeads(nn.Module):
-  """[batch, time, width] -> [batch, heads, time, head_width]; each head's weights are a matrix of their own."""
-
-  heads: int
-  head_width: int
-  bias: bool
-  deviation: Any
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x):
-    kernel = self.param('kernel', normal(self.deviation), (self.heads, x.shape[-1], self.head_width))
-    # Kept apart, or XLA's CPU backend multiplies a few rows by a turned matrix in plain loops.
-    joined = jax.lax.optimization_barrier(kernel.swapaxes(0, 1).reshape(x.shape[-1], -1))
-    y = matmul(x.astype(self.dtype), joined)
-    if self.bias:
-      y = y + self.param('bias', nn.initializers.zeros, (y.shape[-1],)).astype(self.dtype)
-    return y.reshape(*x.shape[:2], self.heads, self.head_width).swapaxes(1, 2)
-
-
-class FromHeads(nn.Module):
-  """[batch, heads, time, head_width] -> [batch, time, features]; each head's weights are a matrix of their own."""
-
-  features: int
-  bias: bool
-  deviation: Any
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x):
-    batch, heads, time, head_width = x.shape
-    kernel = self.param('kernel', normal(self.deviation), (heads, head_width, self.features))
-    y = matmul(
-      x.swapaxes(1, 2).reshape(batch, time, -1).astype(self.dtype), kernel.reshape(-1, self.features)
-    )
-    if self.bias:
-      y = y + self.param('bias', nn.initializers.zeros, (self.features,)).astype(self.dtype)
-    return y
-
-
 class Attention(nn.Module):
   """Self-attention, [batch, time, width] -> the same; with a cache, over what it holds as well."""
 
@@ -148,12 +108,13 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, x, where, cache=None, train=False):
     """`cache`: (keys, values), each [batch * key_value_heads, slots, head_width], or None. Returns (y, cache)."""
-    project = partial(
-      IntoHeads, head_width=self.head_width, bias=self.bias, deviation=self.deviation, dtype=self.dtype
-    )
-    query = project(self.heads, name='query')(x)
-    key = project(self.key_value_heads, name='key')(x)
-    value = project(self.key_value_heads, name='value')(x)
+    dense = partial(Dense, bias=self.bias, dtype=self.dtype)
+
+    def into(heads, name):
+      """[batch, time, width] -> [batch, heads, time, head_width]; kernel [width, heads, head_width]."""
+      return dense((heads, self.head_width), deviation=self.deviation, name=name)(x).swapaxes(1, 2)
+
+    query, key, value = into(self.heads, 'query'), *(into(self.key_value_heads, n) for n in ('key', 'value'))
     if self.query_key_norm:  # Henry et al. 2020; before the rotation, as in Qwen3
       query = Norm('rms_norm', self.epsilon, dtype=self.dtype, name='query_norm')(query)
       key = Norm('rms_norm', self.epsilon, dtype=self.dtype, name='key_norm')(key)
@@ -166,4 +127,5 @@ class Attention(nn.Module):
       key, value = (new.reshape(-1, *new.shape[2:]) for new in (key, value))
     dropout = Dropout(self.dropout)
     mixed = attend(query, key, value, where.mask, lambda weights: dropout(weights, train))
-    return FromHeads(x.shape[-1], self.bias, self.output_deviation, self.dtype, name='output')(mixed), cache
+    output = dense(x.shape[-1], deviation=self.output_deviation, input_axes=2, name='output')
+    return output(mixed.swapaxes(1, 2)), cache  # kernel [heads, head_width, width]

@@ -27,20 +27,23 @@ def matmul(x, kernel):
 
 
 class Dense(nn.Module):
-  """x [..., inputs] -> x @ kernel + bias [..., features]."""
+  """x [..., *inputs] -> x . kernel + bias [..., *features]; kernel [*inputs, *features], bias [*features]."""
 
-  features: int
+  features: int | tuple[int, ...]
   bias: bool
   deviation: Any  # of the initial kernel
   dtype: Any = jnp.float32
+  input_axes: int = 1  # how many axes at the end of x are inputs
 
   @nn.compact
   def __call__(self, x):
-    kernel = self.param('kernel', normal(self.deviation), (x.shape[-1], self.features))
-    y = matmul(x.astype(self.dtype), kernel)
+    features = (self.features,) if isinstance(self.features, int) else self.features
+    rows, inputs = x.shape[: -self.input_axes], x.shape[-self.input_axes :]
+    kernel = self.param('kernel', normal(self.deviation), (*inputs, *features))
+    y = matmul(x.astype(self.dtype).reshape(*rows, -1), kernel.reshape(math.prod(inputs), -1))
     if self.bias:
-      y = y + self.param('bias', nn.initializers.zeros, (self.features,)).astype(self.dtype)
-    return y
+      y = y + self.param('bias', nn.initializers.zeros, features).astype(self.dtype).reshape(-1)
+    return y.reshape(*rows, *features)
 
 
 class Dropout(nn.Module):

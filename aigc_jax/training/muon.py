@@ -39,16 +39,18 @@ class MuonState(NamedTuple):
   momentum: Any  # moving average of the gradients
 
 
-def scale_by_muon(momentum, iterations: int) -> optax.GradientTransformation:
-  """Gradients of matrices [..., in, out] -> their orthogonalized Nesterov momentum times sqrt(max(1, out / in)).
+def scale_by_muon(momentum, iterations: int, side_by_side) -> optax.GradientTransformation:
+  """Gradients of matrices -> their orthogonalized Nesterov momentum times sqrt(max(1, out / in)).
 
-  Axes before the last two count matrices: attention's heads are orthogonalized one by one, and since what they
-  write adds up, all their inputs count as `in`.
+  An array is one matrix [in, out] or several, as attention's heads are, each orthogonalized by itself: one above the
+  other, [..., in, out], where all their inputs count as `in`, since what they write adds up; or side by side.
 
   Args:
     momentum: () decay of the gradients' moving average.
     iterations: of Newton-Schulz, a key of COEFFICIENTS.
+    side_by_side: (path, array) -> whether the array is [in, matrices, out].
   """
+  turn = lambda path, x: x.swapaxes(-3, -2) if side_by_side(path, x) else x
 
   def init(params):
     return MuonState(jax.tree.map(jnp.zeros_like, params))
@@ -57,8 +59,10 @@ def scale_by_muon(momentum, iterations: int) -> optax.GradientTransformation:
     del params
     blend = lambda average, gradient: momentum * average + (1 - momentum) * gradient
     average = jax.tree.map(blend, state.momentum, updates)
-    ahead, tree = jax.tree.flatten(jax.tree.map(blend, average, updates))
-    return jax.tree.unflatten(tree, orthogonalize_all(ahead, iterations)), MuonState(average)
+    ahead = jax.tree_util.tree_map_with_path(turn, jax.tree.map(blend, average, updates))
+    matrices, tree = jax.tree.flatten(ahead)
+    updates = jax.tree.unflatten(tree, orthogonalize_all(matrices, iterations))
+    return jax.tree_util.tree_map_with_path(turn, updates), MuonState(average)
 
   return optax.GradientTransformation(init, update)
 

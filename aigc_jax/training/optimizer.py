@@ -16,6 +16,8 @@ from aigc_jax.training.muon import scale_by_muon
 
 # Matrices at these paths are tables of symbols, or scores of symbols; others map hidden to hidden vectors.
 OUTER = re.compile(r'(^|/)(embed\w*|head)(/|$)')
+# Into attention's heads: [width, heads, head_width], a matrix for each head.
+INTO_HEADS = re.compile(r'(^|/)(query|key|value)/kernel$')
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,22 @@ def update_rule(name, config):
       scale = [optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()]
       return [*scale, *decay]
     case 'muon':
-      return [scale_by_muon(config['muon_momentum'], config['muon_iterations']), *decay]
+      return [scale_by_muon(config['muon_momentum'], config['muon_iterations'], into_heads), *decay]
   raise ValueError(name)
 
 
 def hidden_matrix(path, array):
   """Whether a parameter maps hidden to hidden vectors: a matrix, or several, neither embedding nor head."""
-  return array.ndim >= 2 and not OUTER.search('/'.join(str(getattr(key, 'key', key)) for key in path))
+  return array.ndim >= 2 and not OUTER.search(joined(path))
+
+
+def into_heads(path, array):
+  """Whether a parameter's matrices lie side by side, [in, matrices, out]."""
+  return array.ndim == 3 and bool(INTO_HEADS.search(joined(path)))
+
+
+def joined(path):
+  return '/'.join(str(getattr(key, 'key', key)) for key in path)
 
 
 def muon_labels(params):

@@ -29,13 +29,12 @@ def assert_same_logits(config, params, model):
 
 
 def into_heads(dense, heads):
-  """A kernel [width, heads * head_width] as ours, [heads, width, head_width]; biases stay."""
-  kernel = dense['kernel']
-  return dense | {'kernel': kernel.reshape(len(kernel), heads, -1).swapaxes(0, 1)}
+  """A kernel [width, heads * head_width] and its bias as ours, the last axis split: [width, heads, head_width]."""
+  return {name: array.reshape(*array.shape[:-1], heads, -1) for name, array in dense.items()}
 
 
 def from_heads(dense, heads):
-  """A kernel [heads * head_width, width] as ours, [heads, head_width, width]; biases stay."""
+  """A kernel [heads * head_width, width] as ours, [heads, head_width, width]; the bias stays."""
   return dense | {'kernel': dense['kernel'].reshape(heads, -1, dense['kernel'].shape[1])}
 
 

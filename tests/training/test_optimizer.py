@@ -8,8 +8,15 @@ import pytest
 import torch
 
 from aigc_jax.config import fields_of
-from aigc_jax.training.muon import COEFFICIENTS, orthogonalize_all
-from aigc_jax.training.optimizer import OptimizerConfig, build, decay_mask, learning_rate_at, muon_labels
+from aigc_jax.training.muon import COEFFICIENTS, orthogonalize_all, scale_by_muon
+from aigc_jax.training.optimizer import (
+  OptimizerConfig,
+  build,
+  decay_mask,
+  into_heads,
+  learning_rate_at,
+  muon_labels,
+)
 
 NAMES = fields_of(OptimizerConfig)['name'].kind
 STEPS = 30
@@ -231,6 +238,17 @@ def test_muon_orthogonalizes_heads_one_by_one():
   alone = jnp.stack(orthogonalize_all([heads[i, j] for i in range(2) for j in range(3)], 3))
   # One head alone is scaled by sqrt(8 / 4); six, whose 24 inputs add up, by 1.
   np.testing.assert_allclose(together.reshape(6, 4, 8), alone / 2**0.5, rtol=1e-6, atol=1e-6)
+
+
+def test_muon_finds_the_heads_that_lie_side_by_side():
+  gradient = jax.random.normal(jax.random.key(0), (8, 3, 4))  # [width, heads, head_width]
+  params = {'attention': {name: {'kernel': gradient} for name in ('query', 'output')}}
+  transform = scale_by_muon(0.0, 3, into_heads)
+  updates, _ = transform.update(params, transform.init(params))
+  alone = jnp.stack(orthogonalize_all([gradient[:, i] for i in range(3)], 3), axis=1)
+  np.testing.assert_allclose(updates['attention']['query']['kernel'], alone, rtol=1e-6, atol=1e-6)
+  (above,) = orthogonalize_all([gradient], 3)
+  np.testing.assert_allclose(updates['attention']['output']['kernel'], above, rtol=1e-6, atol=1e-6)
 
 
 def test_muon_leaves_a_zero_gradient_at_zero():
