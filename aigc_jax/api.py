@@ -242,12 +242,12 @@ def make_sampling(strategy, temperature=None, repetition_penalty=None, **filters
 def read_prompts(path):
   """The lines of a UTF-8 file. Raises DataError."""
   try:
-    lines = Path(path).read_text(encoding='utf-8').splitlines()
+    lines = Path(path).read_text(encoding='utf-8-sig').removesuffix('\n').split('\n')
   except OSError as error:
     raise DataError(f'{path}: cannot be read: {error.strerror}') from error
   except UnicodeDecodeError as error:
     raise DataError(f'{path}: is not UTF-8 at byte {error.start}; save it as UTF-8') from error
-  if not lines:
+  if lines == ['']:
     raise DataError(f'{path}: is empty; it takes one prompt a line')
   return lines
 

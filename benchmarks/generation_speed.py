@@ -56,7 +56,7 @@ def parameters(model, size):
     joint, output = dense(f'h.{i}.attn.c_attn'), dense(f'h.{i}.attn.c_proj')
     parts = zip(np.split(joint['kernel'], 3, axis=1), np.split(joint['bias'], 3), strict=True)
     into = {
-      name: {'kernel': kernel.reshape(len(kernel), heads, -1), 'bias': bias.reshape(heads, -1)}
+      name: {'kernel': kernel.reshape(len(kernel), heads, -1), 'bias': bias}
       for name, (kernel, bias) in zip(('query', 'key', 'value'), parts, strict=True)
     }
     output['kernel'] = output['kernel'].reshape(heads, -1, output['kernel'].shape[1])

@@ -27,7 +27,10 @@ def matmul(x, kernel):
 
 
 class Dense(nn.Module):
-  """x [..., *inputs] -> x . kernel + bias [..., *features]; kernel [*inputs, *features], bias [*features]."""
+  """x [..., *inputs] -> x . kernel + bias [..., *features].
+
+  The kernel is [*inputs, *features]; the bias is flat, since optimizers tell vectors from matrices by their axes.
+  """
 
   features: int | tuple[int, ...]
   bias: bool
@@ -42,7 +45,7 @@ class Dense(nn.Module):
     kernel = self.param('kernel', normal(self.deviation), (*inputs, *features))
     y = matmul(x.astype(self.dtype).reshape(*rows, -1), kernel.reshape(math.prod(inputs), -1))
     if self.bias:
-      y = y + self.param('bias', nn.initializers.zeros, features).astype(self.dtype).reshape(-1)
+      y = y + self.param('bias', nn.initializers.zeros, (math.prod(features),)).astype(self.dtype)
     return y.reshape(*rows, *features)
 
 

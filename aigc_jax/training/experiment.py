@@ -48,15 +48,21 @@ def prepare(config, tokenizer=None, resumes=False):
   if config['init_from']:
     config = config | {'init_from': os.path.abspath(os.path.expanduser(config['init_from']))}
   initial = '' if resumes else config['init_from']
-  if initial or config['training']['patience'] is not None:
+  if initial or config['training']['freeze'] is not None or config['training']['patience'] is not None:
     check_by_shapes(config, dataset, task, initial)
   return Experiment(config, dataset, task)
 
 
 def check_by_shapes(config, dataset, task, initial):
-  """Raises UsageError where patience waits for a metric that there is not, or `initial` has other parameters."""
+  """Raises UsageError where `freeze` leaves nothing to do, a metric is not there, or `initial` has other parameters."""
   program, floats, batch = step.make_program(config, tasks.build), floats_of(config), dataset.train_batch(0)
   state = jax.eval_shape(program.init, floats, jax.eval_shape(jax.random.key, 0), batch)
+  if config['training']['freeze'] is not None and not all(map(jax.tree.leaves, (state.params, state.frozen))):
+    paths = list(checkpoint.flat(step.merge_frozen(state.params, state.frozen)))
+    matched = 'no parameter' if jax.tree.leaves(state.params) else 'all parameters'
+    raise UsageError(
+      f'config.training.freeze: {config["training"]["freeze"]!r} matches {matched}; there are {listed(paths[:4])} ...'
+    )
   if config['training']['patience'] is not None:
     metrics = jax.eval_shape(program.evaluate, floats, state, next(dataset.validation_batches()))
     names = [f'validation/{name}' for name in task.report(dict.fromkeys(metrics, 1.0))]
@@ -75,8 +81,8 @@ def check_by_shapes(config, dataset, task, initial):
 
 def absolute(source):
   """'text:book.txt' -> 'text:/home/me/book.txt', since a run is resumed from anywhere."""
-  kind, colon, place = (source or '').partition(':')
-  if not colon or kind in ('bundled', 'tfds'):
+  kind, _, place = (source or '').partition(':')
+  if not place or kind in ('bundled', 'tfds'):
     return source
   return f'{kind}:{os.path.abspath(os.path.expanduser(place))}'
 

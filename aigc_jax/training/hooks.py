@@ -17,6 +17,8 @@ PEAK_FLOPS = {
   'H200': 989e12,
   'H100': 989e12,
   'A100': 312e12,
+  'L40S': 362e12,
+  'L40': 181e12,
   'L4': 121e12,
   'V100': 125e12,
   'T4': 65e12,
@@ -134,6 +136,8 @@ def samples(config, dataset, task, folder, console):
   """Writes what the task shows into samples/, texts to the console too."""
 
   def call(step, state):
+    if task.show is None:
+      return
     from aigc_jax.training.step import merge_frozen
 
     params = merge_frozen(state.params if state.average is None else state.average, state.frozen)
@@ -144,7 +148,7 @@ def samples(config, dataset, task, folder, console):
         file.write(content)
       console.say(f'--- sample at step {step} ---\n{content}\n---')
 
-  return Hook(config['training']['sample_every'] if task.show else None, call)
+  return Hook(config['training']['sample_every'], call)
 
 
 def saver(checkpointer, writer, notes):

@@ -37,7 +37,13 @@ def make_program(config, build_task, axis=None):
 
 
 def check(config, task):
-  """Raises UsageError where rows cannot be dealt out evenly, or a task forbids microbatches."""
+  """Raises UsageError where rows cannot be dealt out evenly, a task forbids microbatches, or `freeze` is no pattern."""
+  try:
+    re.compile(config['training']['freeze'] or '')
+  except re.error as error:
+    raise UsageError(
+      f'config.training.freeze: {config["training"]["freeze"]!r} is no regular expression: {error}'
+    ) from error
   rows, microbatches = config['data']['batch_size'], config['training']['microbatches']
   if rows % microbatches:
     raise UsageError(

@@ -29,8 +29,8 @@ def assert_same_logits(config, params, model):
 
 
 def into_heads(dense, heads):
-  """A kernel [width, heads * head_width] and its bias as ours, the last axis split: [width, heads, head_width]."""
-  return {name: array.reshape(*array.shape[:-1], heads, -1) for name, array in dense.items()}
+  """A kernel [width, heads * head_width] as ours, [width, heads, head_width]; the bias stays."""
+  return dense | {'kernel': dense['kernel'].reshape(len(dense['kernel']), heads, -1)}
 
 
 def from_heads(dense, heads):

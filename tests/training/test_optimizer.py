@@ -7,6 +7,7 @@ import optax
 import pytest
 import torch
 
+from aigc_jax import models
 from aigc_jax.config import fields_of
 from aigc_jax.training.muon import COEFFICIENTS, orthogonalize_all, scale_by_muon
 from aigc_jax.training.optimizer import (
@@ -198,6 +199,18 @@ def test_weight_decay_pulls_on_what_decay_on_names():
     for name in params:
       expected = -0.05 if name in wanted else 0
       np.testing.assert_allclose(jax.tree.leaves(updates[name])[0], expected, rtol=1e-6)
+
+
+def test_biases_and_norms_are_no_matrices():
+  model = models.build({'name': 'transformer', 'vocabulary_size': 8, 'context_length': 4, 'bias': True})
+  params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32))['params']
+  decays, rules = jax.tree.leaves(decay_mask('matrices', params)), jax.tree.leaves(muon_labels(params))
+  paths = [str(path[-1].key) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+  vectors = [i for i, name in enumerate(paths) if name in ('bias', 'scale')]
+  assert paths.count('bias') == 4 * 8 + 1
+  assert not any(decays[i] for i in vectors)
+  assert {rules[i] for i in vectors} == {'other'}
+  assert all(decays[i] for i, name in enumerate(paths) if name == 'kernel')
 
 
 def test_gradients_are_clipped_by_their_global_norm():

@@ -370,7 +370,7 @@ def test_init_from_another_shape_is_refused_before_anything_is_made(plain, sourc
   with count_compilations() as names, pytest.raises(UsageError) as error:
     train(config, tmp_path / 'run')
   assert 'checkpoints/12: ' in str(error.value)
-  assert '[2, 8] in the checkpoint and [2, 16]' in str(error.value)
+  assert '[16] in the checkpoint and [32]' in str(error.value)
   assert '\n' not in str(error.value)
   assert not [name for name in names if name in ('jit(init)', 'jit(step)')]
   assert not (tmp_path / 'run').exists()
