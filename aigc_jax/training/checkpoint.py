@@ -11,6 +11,7 @@ alone. What never changes (`State.frozen`) is saved once, in checkpoints/frozen/
 
 import concurrent.futures
 import contextlib
+import math
 import os
 import pathlib
 import re
@@ -224,7 +225,7 @@ def find_whole(folder, which, warn):
   metrics = metrics_of(folder)
   order = sorted(metrics, reverse=True)
   if which == 'best':
-    order = sorted((s for s in order if metrics[s] is not None), key=metrics.get) or order
+    order.sort(key=lambda step: math.inf if metrics[step] is None else metrics[step])
   elif which != 'latest':
     order = [int(which)] if str(which).isdigit() and int(which) in metrics else []
   if not order:

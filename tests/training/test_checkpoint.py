@@ -192,6 +192,14 @@ def test_every_damaged_file_is_noticed_and_passed_over_loudly(three, tmp_path):
     checkpoint.restore(folder, target, 'latest', lines.append)
 
 
+def test_best_falls_back_to_a_checkpoint_without_a_metric(three, tmp_path):
+  folder, target, lines = copy_of(three, tmp_path), {'params': abstract(make_state().params)}, []
+  for step in '01':
+    damage(next(path for path in (folder / step).rglob('d/*') if path.stat().st_size), 'flip')
+  assert checkpoint.restore(folder, target, 'best', lines.append)[0] == 2
+  assert len(lines) == 3
+
+
 def test_another_shape_is_named_with_both(three):
   def message(target, which='latest'):
     with pytest.raises(UsageError) as error:
