@@ -60,7 +60,7 @@ def split_frozen(params, pattern):
   """(params, frozen): two trees with holes (None); paths like 'block_0/mlp/up' that match `pattern` are frozen."""
   if pattern is None:
     return params, None
-  frozen = lambda path: re.search(pattern, '/'.join(str(getattr(k, 'key', k)) for k in path)) is not None
+  frozen = lambda path: re.search(pattern, optimizer.joined(path)) is not None
   pick = lambda wanted: jax.tree_util.tree_map_with_path(
     lambda path, leaf: leaf if frozen(path) == wanted else None, params
   )
