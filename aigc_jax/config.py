@@ -6,7 +6,6 @@ floats of `task`, `model` and `optimizer` are inputs of the compiled program; ev
 """
 
 import dataclasses
-import difflib
 import importlib.util
 import json
 import math
@@ -18,7 +17,7 @@ import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
-from aigc_jax.errors import UsageError
+from aigc_jax.errors import UsageError, listed, nearest
 
 TRACED_SECTIONS = ('task', 'model', 'optimizer')
 
@@ -154,16 +153,6 @@ class Schemas(NamedTuple):
       found[section] = {'name': Field(str, False, None, name), **fields_of(choices[name])}
     found['optimizer'] = fields_of(self.optimizer)
     return found | {section: fields_of(schema) for section, schema in SECTIONS.items()}
-
-
-def listed(names):
-  return ', '.join(str(name) for name in names)
-
-
-def nearest(name, names):
-  """'did you mean X? ' or ''."""
-  close = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.5)
-  return f'did you mean {close[0]!r}? ' if close else ''
 
 
 def load_file(text):
@@ -309,13 +298,16 @@ def resolve(config, schemas):
     if not isinstance(value, dict):
       find_field(sections, key)
   for section, fields in sections.items():
-    given, target = (
-      (config.get(section, {}), complete.setdefault(section, {})) if section else (config, complete)
-    )
-    for name, field in fields.items():
-      default = None if field.default is dataclasses.MISSING else field.default
-      target[name] = check_value(f'{section}.{name}'.lstrip('.'), given.get(name, default), field)
+    filled = fill_in(fields, config.get(section, {}) if section else config, section)
+    complete |= {section: filled} if section else filled
   return complete
+
+
+def fill_in(fields, given, section):
+  """{name: Field} and what is given of them -> {name: value}, every default filled in and every value checked."""
+  default = lambda field: None if field.default is dataclasses.MISSING else field.default
+  key = lambda name: f'{section}.{name}' if section else name
+  return {n: check_value(key(n), given.get(n, default(field)), field) for n, field in fields.items()}
 
 
 def to_json(config):

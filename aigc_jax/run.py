@@ -26,55 +26,11 @@ from typing import Any, NamedTuple
 from aigc_jax import tensorboard
 from aigc_jax.environment import environment, now
 from aigc_jax.errors import DataError, StorageError, UsageError
+from aigc_jax.files import read_json, storage_errors, write_atomically, write_json
 
 FORMAT = 1
 CONFIG, ENVIRONMENT, STATUS = 'config.json', 'env.json', 'status.json'
 METRICS, LOCK = 'metrics.jsonl', '.lock'
-
-
-@contextlib.contextmanager
-def storage_errors(path):
-  """Turns the system's errors of writing `path` into one line."""
-  try:
-    yield
-  except OSError as error:
-    raise StorageError(f'{path}: cannot be written: {error.strerror or error}') from error
-
-
-def write_atomically(path, text):
-  """Replaces a file as a whole, also if the machine stops meanwhile. Raises StorageError."""
-  path = pathlib.Path(path)
-  partial = path.with_name(f'.{path.name}.tmp')
-  with storage_errors(path):
-    with open(partial, 'w', encoding='utf-8', newline='\n') as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(partial, path)
-    sync(path.parent)
-
-
-def sync(path):
-  """Waits until a file or folder is on the disk itself."""
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
-
-
-def write_json(path, value):
-  write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + '\n')
-
-
-def read_json(path):
-  """Raises UsageError where the file is missing and StorageError where it is not JSON."""
-  try:
-    return json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
-  except (FileNotFoundError, NotADirectoryError) as error:
-    raise UsageError(f'{path}: no such file; a run folder has one') from error
-  except (OSError, ValueError) as error:
-    raise StorageError(f'{path}: cannot be read: {error}') from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """A folder of arrays that appears whole or not at all, and is checked against its hashes when opened."""
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aigc_jax import files
 from aigc_jax.errors import StorageError
 
 MANIFEST = 'manifest.json'
@@ -50,7 +50,7 @@ def remembered(folder: Path, make: Callable[[Path], None]) -> tuple[Path, bool]:
     raise _unwritable(folder.parent, error) from None
   try:
     make(temporary)
-    hashes = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
+    hashes = {file.name: files.sha256_of(file) for file in sorted(temporary.iterdir())}
     (temporary / MANIFEST).write_text(json.dumps(hashes), encoding='utf-8')
     with contextlib.suppress(OSError):
       temporary.rename(folder)
@@ -73,11 +73,6 @@ def _unwritable(folder, error):
 def _whole(folder):
   try:
     hashes = json.loads((folder / MANIFEST).read_text(encoding='utf-8'))
-    return all(_sha256(folder / name) == digest for name, digest in hashes.items())
+    return all(files.sha256_of(folder / name) == digest for name, digest in hashes.items())
   except (OSError, ValueError, AttributeError):
     return False
-
-
-def _sha256(path):
-  with open(path, 'rb') as stream:
-    return hashlib.file_digest(stream, 'sha256').hexdigest()

@@ -19,7 +19,7 @@ from aigc_jax.data.sources import Piece, Source, open_source
 from aigc_jax.data.tokenizers import Tokenizer
 from aigc_jax.errors import DataError
 
-FORMAT = 1  # of the cached arrays
+FORMAT = 2  # of the cached arrays
 CACHED_FROM = 8 << 20  # bytes of text; less is tokenized at each start
 BATCH_CHARACTERS = 1 << 22  # given to the tokenizer at once, for its threads
 
@@ -100,7 +100,8 @@ def _make(config, sources, tokenizer, folder):
   alphabet = ''.join({character for s in surveys.values() for character in s.alphabet})
   if tokenizer is None:
     texts = lambda: (piece.text for piece in parts['train' if 'train' in parts else 'validation'].pieces())
-    tokenizer = tokenizers.build(config['tokenizer'], alphabet, texts)
+    separated = any(part.separated for part in parts.values())
+    tokenizer = tokenizers.build(config['tokenizer'], alphabet, texts, separated)
   _check_alphabet(sources, alphabet, tokenizer)
   dtype = np.uint16 if tokenizer.vocabulary_size <= 1 << 16 else np.uint32
   splits = {}

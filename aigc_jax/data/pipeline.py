@@ -6,19 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from aigc_jax.config import DataConfig, fields_of, fill_in, find_field
 from aigc_jax.data import corpus
 from aigc_jax.data.corpus import Split
 from aigc_jax.data.tokenizers import Tokenizer
-from aigc_jax.errors import DataError, UsageError
-
-DEFAULTS = {
-  'validation_source': None,
-  'validation_fraction': 0.1,
-  'tokenizer': 'characters',
-  'packing': 'stream',
-  'seed': 0,
-  'cache_dir': None,
-}
+from aigc_jax.errors import DataError
 
 Batch = dict[str, np.ndarray]
 
@@ -63,16 +55,10 @@ def load_validation(data_config: dict[str, Any], tokenizer: Tokenizer) -> Datase
 
 
 def _checked(data_config):
-  config = DEFAULTS | data_config
-  for key in ('sequence_length', 'batch_size'):
-    if not isinstance(config[key], int) or config[key] < 1:
-      raise UsageError(f'data.{key} is {config[key]!r}; it must be a whole number from 1 up')
-  if not 0 < config['validation_fraction'] < 1:
-    fraction = config['validation_fraction']
-    raise UsageError(f'data.validation_fraction is {fraction!r}; it must be between 0 and 1')
-  if config['packing'] not in ('stream', 'documents'):
-    raise UsageError(f"data.packing {config['packing']!r} is unknown; there are 'stream' and 'documents'")
-  return config
+  fields = fields_of(DataConfig)
+  for name in data_config:
+    find_field({'data': fields}, f'data.{name}')
+  return fill_in(fields, data_config, 'data')
 
 
 def _dataset(config, text):

@@ -6,7 +6,6 @@ line ends stay as they are.
 """
 
 import codecs
-import difflib
 import gzip
 import hashlib
 import json
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from aigc_jax.errors import DataError, UsageError
+from aigc_jax.errors import DataError, UsageError, listed, nearest
 
 BUNDLED_FOLDER = Path(__file__).parent / 'bundled'
 # sha256 of each bundled text; SOURCES.md beside the files says where they come from
@@ -87,7 +86,9 @@ def read_bundled(file_name: str, sha256: str) -> bytes:
 
 def _bundled(name, place):
   if place not in BUNDLED:
-    raise UsageError(f'data.source {name!r}: {place!r} is not bundled; {_nearest(place, BUNDLED)}')
+    raise UsageError(
+      f'data.source {name!r}: {place!r} is not bundled; {nearest(place, BUNDLED)}there are {listed(BUNDLED)}'
+    )
   file_name, sha256 = BUNDLED[place]
   read_bundled(file_name, sha256)
   path = BUNDLED_FOLDER / file_name
@@ -124,9 +125,8 @@ def _existing(name, place):
     siblings = [entry.name for entry in parent.iterdir()]
   except OSError:
     siblings = []
-  close = difflib.get_close_matches(missing, siblings, 1, 0.5)
-  hint = f'; did you mean {parent / close[0]}?' if close else f' in the folder {parent.resolve()}'
-  raise DataError(f'{name}: there is no {missing}{hint}')
+  hint = f'{name}: there is no {missing!r} in the folder {parent.resolve()}; {nearest(missing, siblings)}'
+  raise DataError(hint.rstrip('; '))
 
 
 def _text_files(name, path):
@@ -276,8 +276,3 @@ def _poem(record, where):
   """Title and author on the first line, then the poem's lines as they are sung."""
   del where
   return '\n'.join([f'{record["title"]} · {record["author"]}', *record['lines']])
-
-
-def _nearest(name, names):
-  close = difflib.get_close_matches(name, names, 1, 0.5)
-  return f'did you mean {close[0]!r}?' if close else f'there are {", ".join(names)}'

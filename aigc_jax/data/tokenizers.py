@@ -4,18 +4,17 @@ BPE is the `tokenizers` library's; characters and bytes are tables. A tokenizer 
 """
 
 import dataclasses
-import difflib
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from aigc_jax import errors, files
 from aigc_jax.data import sources
-from aigc_jax.errors import StorageError, UsageError
+from aigc_jax.errors import StorageError, UsageError, nearest
 
 FORMAT = 1
 END_OF_TEXT = '<|endoftext|>'
@@ -31,7 +30,9 @@ class Tokenizer:
   name: str  # as written in the config: 'characters', 'bytes', 'bpe:4096', 'gpt2'
   pieces: Sequence[bytes]
   encode_all: Callable[[Sequence[str]], list[np.ndarray]]  # texts -> int32 ids of each
-  separator: tuple[int, ...]  # the tokens between documents: END_OF_TEXT, or an empty line
+  separator: tuple[
+    int, ...
+  ]  # the tokens between documents: END_OF_TEXT, or an empty line where there is none
   end_of_text: int | None  # the token that means the end of a document and no text
   saved: dict[str, Any]  # the content of tokenizer.json
 
@@ -65,13 +66,7 @@ class Tokenizer:
 
   def save(self, path) -> None:
     """Writes one JSON file, whole or not at all. StorageError where that fails."""
-    temporary = f'{path}.tmp-{os.getpid()}'
-    try:
-      with open(temporary, 'w', encoding='utf-8') as stream:
-        stream.write(_to_json(self.saved))
-      os.replace(temporary, path)
-    except OSError as error:
-      raise StorageError(f'{path}: the tokenizer cannot be written: {error.strerror}') from None
+    files.write_atomically(path, _to_json(self.saved))
 
 
 def load(path) -> Tokenizer:
@@ -81,10 +76,13 @@ def load(path) -> Tokenizer:
       saved = json.load(stream)
     if saved['format'] != FORMAT:
       raise StorageError(f'{path}: format {saved["format"]}, and this version reads format {FORMAT}')
-    kind = saved['name'].partition(':')[0]
-    if kind == 'characters':
-      return characters(saved['characters'])
-    return {'bytes': byte_values, 'gpt2': gpt2}[kind]() if kind != 'bpe' else _from_bpe(saved)
+    end_of_text = saved.get('end_of_text', False)
+    return {
+      'characters': lambda: characters(saved['characters'], end_of_text),
+      'bytes': lambda: byte_values(end_of_text),
+      'bpe': lambda: _from_bpe(saved),
+      'gpt2': gpt2,
+    }[saved['name'].partition(':')[0]]()
   except FileNotFoundError:
     raise StorageError(f'{path}: there is no such tokenizer file') from None
   except OSError as error:
@@ -103,27 +101,34 @@ def check(specification: str) -> tuple[str, int | None]:
       raise UsageError(f'data.tokenizer {specification!r}: write bpe:SIZE, SIZE from {LEAST_BPE_SIZE} up')
     return kind, int(size)
   if colon or kind not in SPECIFICATIONS:
-    close = difflib.get_close_matches(kind, SPECIFICATIONS, 1, 0.5)
-    hint = f'did you mean {close[0]!r}?' if close else f'there are {", ".join(SPECIFICATIONS)}'
+    hint = f'{nearest(kind, SPECIFICATIONS)}there are {errors.listed(SPECIFICATIONS)}'
     raise UsageError(f'data.tokenizer {specification!r} is unknown; {hint}')
   return kind, None
 
 
-def build(specification: str, alphabet: str, texts: Callable[[], Iterable[str]]) -> Tokenizer:
+def build(
+  specification: str, alphabet: str, texts: Callable[[], Iterable[str]], separated: bool = False
+) -> Tokenizer:
   """The tokenizer that `specification` names.
 
-  `alphabet`: the distinct characters of the corpus, for 'characters'; `texts()`: what BPE is trained on.
+  `alphabet`: the distinct characters of the corpus, for 'characters'; `texts()`: what BPE is trained on;
+  `separated`: the corpus has several documents, so that characters and bytes need END_OF_TEXT too.
   """
   kind, size = check(specification)
-  if kind == 'characters':
-    return characters(alphabet)
   if kind == 'bpe':
     return trained_bpe(size, texts())
-  return {'bytes': byte_values, 'gpt2': gpt2}[kind]()
+  return {
+    'characters': lambda: characters(alphabet, separated),
+    'bytes': lambda: byte_values(separated),
+    'gpt2': gpt2,
+  }[kind]()
 
 
-def characters(alphabet: str) -> Tokenizer:
-  """One token a character, in code point order. The line end always is one: documents are set apart by it."""
+def characters(alphabet: str, end_of_text: bool = False) -> Tokenizer:
+  """One token a character, in code point order; END_OF_TEXT comes last, if there is to be one.
+
+  The line end always is one: without END_OF_TEXT documents are set apart by it.
+  """
   alphabet = ''.join(sorted(set(alphabet) | {'\n'}))
   points = _code_points(alphabet)
   table = np.full(int(points[-1]) + 2, -1, np.int32)  # code point -> id; the last entry stands for all above
@@ -135,14 +140,21 @@ def characters(alphabet: str) -> Tokenizer:
       raise UsageError(_unknown_characters(text, ids, len(alphabet)))
     return ids
 
-  newline = int(table[ord('\n')])
+  pieces = [character.encode('utf-8') for character in alphabet]
+  saved = {'format': FORMAT, 'name': 'characters', 'characters': alphabet}
+  return _from_table(pieces, encode, int(table[ord('\n')]), end_of_text, saved)
+
+
+def _from_table(pieces, encode, newline, end_of_text, saved):
+  """A Tokenizer of symbols looked up one by one."""
+  end = len(pieces) if end_of_text else None
   return Tokenizer(
-    name='characters',
-    pieces=[character.encode('utf-8') for character in alphabet],
+    name=saved['name'],
+    pieces=[*pieces, END_OF_TEXT.encode()] if end_of_text else pieces,
     encode_all=lambda texts: [encode(text) for text in texts],
-    separator=(newline, newline),
-    end_of_text=None,
-    saved={'format': FORMAT, 'name': 'characters', 'characters': alphabet},
+    separator=(end,) if end_of_text else (newline, newline),
+    end_of_text=end,
+    saved=saved | {'end_of_text': True} if end_of_text else saved,
   )
 
 
@@ -161,20 +173,14 @@ def listed(found: Iterable[str]) -> str:
   return ', '.join(quoted) + (f' and {len(distinct) - 8:,} more' if len(distinct) > 8 else '')
 
 
-def byte_values() -> Tokenizer:
-  """One token a byte of UTF-8."""
+def byte_values(end_of_text: bool = False) -> Tokenizer:
+  """One token a byte of UTF-8; END_OF_TEXT is number 256, if there is to be one."""
 
   def encode(text):
     return np.frombuffer(sources.whole_characters(text).encode('utf-8'), np.uint8).astype(np.int32)
 
-  return Tokenizer(
-    name='bytes',
-    pieces=[bytes([i]) for i in range(256)],
-    encode_all=lambda texts: [encode(text) for text in texts],
-    separator=(ord('\n'), ord('\n')),
-    end_of_text=None,
-    saved={'format': FORMAT, 'name': 'bytes'},
-  )
+  saved = {'format': FORMAT, 'name': 'bytes'}
+  return _from_table([bytes([i]) for i in range(256)], encode, ord('\n'), end_of_text, saved)
 
 
 def trained_bpe(size: int, texts: Iterable[str]) -> Tokenizer:

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aigc_jax import run
+from aigc_jax import files
 from aigc_jax.errors import StorageError, UsageError
 from aigc_jax.training.manifest import MANIFEST, has_manifest, read_manifest, verify, write_manifest
 
@@ -81,7 +81,7 @@ class Checkpointer:
     self._folder, self._keep = pathlib.Path(folder), keep
     self._thread = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
     self._pending, self._saved = None, None
-    with run.storage_errors(self._folder):
+    with files.storage_errors(self._folder):
       for path in self._folder.iterdir() if self._folder.is_dir() else ():
         ours = re.match(rf'\d+|{FROZEN}\b', path.name)
         later = resumed_from is not None and path.name.isdigit() and int(path.name) > resumed_from
@@ -127,7 +127,7 @@ class Checkpointer:
           remove(folder)
         reason = (getattr(error, 'strerror', None) or str(error)).strip().splitlines() or [repr(error)]
         raise StorageError(f'{folder}: cannot be written: {reason[0]}') from error
-    with run.storage_errors(self._folder):
+    with files.storage_errors(self._folder):
       self._retire()
 
   def _retire(self):

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aigc_jax import data, models, run, tasks
-from aigc_jax.config import floats_of, listed, nearest
+from aigc_jax import data, files, models, run, tasks
+from aigc_jax.config import floats_of
 from aigc_jax.data import cache
-from aigc_jax.errors import AigcError, DataError, Interrupted, UsageError
+from aigc_jax.errors import AigcError, DataError, Interrupted, UsageError, listed, nearest
 from aigc_jax.task import Task
 from aigc_jax.training import checkpoint, hooks, optimizer, parallel, step
 from aigc_jax.training.console import count, size
@@ -225,7 +225,7 @@ def learns_after(at, config):
 def check_same_data(folder, dataset):
   """Raises DataError where the data is not what the run began with."""
   path, facts = folder.path / FACTS, dataset.facts
-  before = run.read_json(path) if path.exists() else facts
+  before = files.read_json(path) if path.exists() else facts
   changed = [key for key in facts if 'sha256' in key and before.get(key) != facts[key]]
   if changed:
     raise DataError(
@@ -247,7 +247,7 @@ def train(experiment, folder, console, began):
   config, dataset = experiment.config, experiment.dataset
   check_same_data(folder, dataset)
   if not (folder.path / FACTS).exists():
-    run.write_json(folder.path / FACTS, dataset.facts)
+    files.write_json(folder.path / FACTS, dataset.facts)
   prepared = place(experiment)
   folder.record_environment(prepared.program.mesh.devices.flat)
   if not (folder.path / 'tokenizer.json').exists():

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 
-from aigc_jax import run
+from aigc_jax import files
 from aigc_jax.errors import StorageError, UsageError
 
 FORMAT = 1
@@ -16,18 +16,17 @@ def write_manifest(folder, facts):
 
   facts: {name: JSON} that the manifest holds besides.
   """
-  files = sorted(path for path in folder.rglob('*') if path.is_file())
+  written = sorted(path for path in folder.rglob('*') if path.is_file())
   folders = [path for path in folder.rglob('*') if path.is_dir()]
-  hashes = {path.relative_to(folder).as_posix(): fingerprint(path) for path in files}
-  for path in [*files, *folders, folder, folder.parent]:
-    run.sync(path)
+  hashes = {path.relative_to(folder).as_posix(): fingerprint(path) for path in written}
+  for path in [*written, *folders, folder, folder.parent]:
+    files.sync(path)
   manifest = {'format': FORMAT, **facts, 'files': hashes}
-  run.write_json(folder / MANIFEST, {**manifest, 'sha256': digest_of(manifest)})
+  files.write_json(folder / MANIFEST, {**manifest, 'sha256': digest_of(manifest)})
 
 
 def fingerprint(path):
-  with open(path, 'rb') as file:
-    return {'size': os.path.getsize(path), 'sha256': hashlib.file_digest(file, 'sha256').hexdigest()}
+  return {'size': os.path.getsize(path), 'sha256': files.sha256_of(path)}
 
 
 def digest_of(manifest):

@@ -86,10 +86,12 @@ def test_gpt2_equals_transformers(gpt2, merges, oracle):
     assert gpt2.encode(text).tolist() == peer.encode(text), ascii(text)
 
 
+@pytest.mark.parametrize('separated', [False, True])
 @pytest.mark.parametrize('specification', ['characters', 'bytes', 'bpe:400', 'gpt2'])
-def test_round_trip_and_saved_file(specification, tmp_path):
+def test_round_trip_and_saved_file(specification, separated, tmp_path):
   corpus = ''.join(HARD) + ' the whale and the sea' * 50
-  tokenizer = tokenizers.build(specification, corpus, lambda: [corpus])
+  tokenizer = tokenizers.build(specification, corpus, lambda: [corpus], separated)
+  assert (tokenizer.end_of_text is None) == (specification in ('characters', 'bytes') and not separated)
   tokenizer.save(tmp_path / 'tokenizer.json')
   loaded = tokenizers.load(tmp_path / 'tokenizer.json')
   assert loaded.name == tokenizer.name == specification

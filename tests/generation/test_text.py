@@ -85,12 +85,15 @@ def test_a_character_cut_by_the_length_is_left_out():
   assert len(completion.tokens) == len(completion.log_probabilities) == 5
 
 
-def test_the_end_of_text_token_ends_the_text_and_is_no_text():
-  gpt2 = tokenizers.gpt2()
-  toy = scripted('The end', gpt2, [gpt2.end_of_text])
-  (completion,), _ = run(toy, ['a'], gpt2)
+WITH_END = [tokenizers.gpt2(), tokenizers.characters('aThe nd', True), tokenizers.byte_values(True)]
+
+
+@pytest.mark.parametrize('tokenizer', WITH_END, ids=lambda t: t.name)
+def test_the_end_of_text_token_ends_the_text_and_is_no_text(tokenizer):
+  toy = scripted('The end', tokenizer, [tokenizer.end_of_text])
+  (completion,), _ = run(toy, ['a'], tokenizer)
   assert (completion.text, completion.finish_reason) == ('The end', 'end')
-  assert completion.tokens[-1] == gpt2.end_of_text
+  assert completion.tokens[-1] == tokenizer.end_of_text
 
 
 def test_prompts_and_samples_keep_their_order_whatever_the_batches():
@@ -108,7 +111,10 @@ def test_prompts_and_samples_keep_their_order_whatever_the_batches():
 
 
 def test_an_empty_prompt_begins_a_document():
-  toy = scripted('..x')
+  known = tokenizers.byte_values(True)  # a document of several follows the end of another
+  toy = scripted('.x', known)
+  assert generate_text(toy.decoder, toy.params, known, [''], max_new_tokens=2)[0].text == '.x'
+  toy = scripted('..x')  # without such a token a blank line comes nearest to a beginning
   assert (
     run(toy, [''], max_new_tokens=2)[0][0].text == run(toy, ['\n\n'], max_new_tokens=2)[0][0].text == '.x'
   )
