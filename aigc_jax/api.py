@@ -15,7 +15,7 @@ from aigc_jax.errors import DataError, UsageError
 from aigc_jax.generation import text
 from aigc_jax.generation.strategies import Sampling
 from aigc_jax.task import State
-from aigc_jax.training import checkpoint, experiment, hooks, parallel
+from aigc_jax.training import checkpoint, experiment, hooks, parallel, prepare
 from aigc_jax.training.console import Console
 from aigc_jax.training.optimizer import OptimizerConfig
 
@@ -30,16 +30,29 @@ def schemas():
   return Schemas(tasks.SCHEMAS, models.SCHEMAS, OptimizerConfig)
 
 
+def resolved(config):
+  return resolve(config, schemas())
+
+
+def config_of(path):
+  """The resolved config of a run folder. Raises UsageError, also for one whose fields are not known any more."""
+  config = run_folder.open_run(path).config
+  try:
+    return resolved(config)
+  except UsageError as error:
+    raise UsageError(f'{path}/{run_folder.CONFIG}: {error}') from None
+
+
 def read_config(config, overrides=()):
   """The resolved config of 'FILE.py:VARIANT', a ConfigDict or nested dicts. Raises UsageError."""
   config, known = load_file(config) if isinstance(config, str) else as_dict(config), schemas()
   return resolve(override(config, list(overrides), known), known)
 
 
-def dry_run(config, overrides=()):
-  """Checks everything and prints parameters, memory and FLOPs of the compiled step; writes no run folder."""
+def dry_run(config, workdir=None, overrides=()):
+  """Checks everything and prints parameters, memory and FLOPs of the compiled step; writes nothing."""
   set_up()
-  print(experiment.dry_run(experiment.prepare(read_config(config, overrides))))
+  print(experiment.dry_run(prepare_in(workdir, read_config(config, overrides))))
 
 
 def train(config, workdir=None, overrides=(), quiet=False, began=None):
@@ -60,13 +73,29 @@ def train(config, workdir=None, overrides=(), quiet=False, began=None):
   """
   set_up()
   began, label = began or time.perf_counter(), config if isinstance(config, str) else 'run'
-  prepared = experiment.prepare(read_config(config, overrides))
-  return start(prepared, workdir, label, began, quiet)
+  return start(read_config(config, overrides), workdir, label, began, quiet)
 
 
-def start(prepared, workdir, label, began, quiet=False, may_differ=()):
-  steps = prepared.config['training']['steps']
-  with run_folder.create(workdir, prepared.config, may_differ=may_differ, label=label) as folder:
+def prepare_in(workdir, config, may_differ=()):
+  """The Experiment of a resolved config, in a run folder that may have begun. Refuses a folder of another config."""
+  if workdir is None or not Path(workdir).exists():
+    return prepare.prepare(config)
+  path, config = Path(workdir), prepare.fill_in(config)
+  open_yet = {
+    key for key, value in run_folder.flattened(config).items() if value is None
+  }  # for the data to decide
+  run_folder.check_folder(path, config, {*may_differ, *open_yet}, resolved)
+  begun = (path / run_folder.CONFIG).exists()
+  return prepare.prepare(config, run_folder.open_run(path) if begun else None)
+
+
+def start(config, workdir, label, began, quiet=False, may_differ=()):
+  prepared = prepare_in(workdir, config, may_differ)
+  steps, choices = (
+    prepared.config['training']['steps'],
+    dict(may_differ=may_differ, label=label, upgrade=resolved),
+  )
+  with run_folder.create(workdir, prepared.config, **choices) as folder:
     status = folder.read_status()
     if status['state'] == 'done' and (status['step'] >= steps or status['message'] == 'early stop'):
       with Console(quiet=quiet) as console:
@@ -74,7 +103,6 @@ def start(prepared, workdir, label, began, quiet=False, may_differ=()):
         suggest(folder.path, prepared.config, console)
       return load_run(folder.path)
     with Console(folder.path / 'log.txt', quiet) as console:
-      console.say(f'run folder: {folder.path}')
       experiment.train(prepared, folder, console, began)
       picture = experiment.loss_curve(folder.path)
       console.say(f'loss curve: {picture}')
@@ -92,7 +120,7 @@ def suggest(path, config, console):
 def resume(path, steps=None, quiet=False, began=None):
   """Goes on with a run from its newest good checkpoint; `steps` makes it longer. Returns the TrainedRun."""
   set_up()
-  began, config = began or time.perf_counter(), run_folder.open_run(path).config
+  began, config = began or time.perf_counter(), config_of(path)
   if steps is not None:
     status = run_folder.open_run(path).read_status()
     done = max(status['step'], checkpoint.latest(Path(path) / 'checkpoints') or 0)
@@ -104,17 +132,11 @@ def resume(path, steps=None, quiet=False, began=None):
         f'with --config.init_from={path}'
       )
     config = config | {'training': config['training'] | {'steps': steps}}
-  config = resolve(config, schemas())
-  tokenizer_path = Path(path) / 'tokenizer.json'
-  tokenizer = tokenizers.load(tokenizer_path) if tokenizer_path.exists() else None
-  begun = checkpoint.latest(Path(path) / 'checkpoints') is not None
-  prepared = experiment.prepare(config, tokenizer, resumes=begun)
-  experiment.check_same_data(run_folder.open_run(path), prepared.dataset)  # before `steps` is written down
-  return start(prepared, path, 'run', began, quiet, experiment.EXTENSIBLE)
+  return start(resolved(config), path, 'run', began, quiet, experiment.EXTENSIBLE)
 
 
 def load_run(path, which='best'):
-  """A trained run, ready to use. `which`: 'best' (lowest validation loss), 'latest' or a step."""
+  """A trained run, ready to use. `which`: 'best' (by config.training.best_metric), 'latest' or a step."""
   return TrainedRun(Path(path), which)
 
 
@@ -123,8 +145,7 @@ class TrainedRun:
 
   def __init__(self, path, which='best'):
     self.path, self.which = path, which
-    self.config = resolve(run_folder.open_run(path).config, schemas())
-    self._loaded = None
+    self.config = config_of(path)
 
   def __repr__(self):
     return f'TrainedRun({str(self.path)!r}, {self.which!r})'
@@ -146,20 +167,23 @@ class TrainedRun:
   def decoder(self):
     return models.decoder(self.model)  # made once, since generation compiles anew for another one
 
+  @functools.cached_property
+  def state(self):
+    """State with what use needs: step, key, extra, and whole parameters (their moving average where one was kept)."""
+    kept = prepare.kept_field(self.config)
+    step, params, fields = checkpoint.restore_params(
+      self.path / 'checkpoints', self.which, kept, ('extra', 'key')
+    )
+    return State(step, params, None, None, None, fields.get('extra', {}), fields['key'])
+
+  @property
+  def step(self):
+    """The step of the checkpoint in use."""
+    return self.state.step
+
   @property
   def params(self):
-    """The parameters to use: their moving average where one was kept."""
-    if self._loaded is None:
-      self._load()
-    return self._loaded.params
-
-  def _load(self):
-    kept = 'params' if self.config['optimizer']['average'] is None else 'average'
-    names = (kept, 'frozen', 'extra', 'key')
-    step, fields = checkpoint.restore_fields(self.path / 'checkpoints', names, self.which)
-    params = experiment.merge(fields.get(kept, {}), fields.get('frozen', {}))
-    self._loaded = State(step, params, None, None, None, fields.get('extra', {}), fields['key'])
-    return self._loaded
+    return self.state.params
 
   def generate(
     self,
@@ -204,13 +228,13 @@ class TrainedRun:
     config = self.config
     if source is None:
       dataset = data.load(config['data'], self.tokenizer)
-      experiment.check_same_data(run_folder.open_run(self.path), dataset)
+      prepare.check_same_data(run_folder.open_run(self.path), dataset)
     else:
       dataset = data.load_validation(
         config['data'] | {'source': source, 'validation_source': None}, self.tokenizer
       )
-    program = parallel.make_parallel(config, tasks.build)
-    state = jax.device_put(self._loaded or self._load(), program.replicated)
+    program = parallel.make_parallel(config, tasks.build, parallel.choose_devices(config, fewer=True))
+    state = jax.device_put(self.state, program.replicated)
     report = tasks.build(config).report
     return hooks.evaluate(program, program.put_floats(floats_of(config)), state, dataset, report)
 

@@ -121,7 +121,7 @@ def train(options, overrides):
   from aigc_jax import api
 
   if options.dry_run:
-    api.dry_run(options.config, overrides)
+    api.dry_run(options.config, options.workdir, overrides)
   else:
     api.train(options.config, options.workdir, overrides, began=BEGAN)
 
@@ -135,12 +135,19 @@ def resume(options):
 def evaluate(options):
   from aigc_jax import api
 
-  metrics = api.load_run(options.run, options.checkpoint).evaluate(options.data)
+  run = api.load_run(options.run, options.checkpoint)
+  metrics = run.evaluate(options.data)
+  say_which(run)
   if options.json:
     print(json.dumps(metrics))
   else:
     for name, value in sorted(metrics.items(), key=lambda item: item[0] != 'loss'):
       print(f'{name.replace("_", " "):<24}{value:.6g}')
+
+
+def say_which(run):
+  """Tells which checkpoint was used: on standard error, since the text goes to standard output raw."""
+  print(f'{run.path}: checkpoint {run.step} ({run.which})', file=sys.stderr)
 
 
 def generate(options):
@@ -160,6 +167,7 @@ def generate(options):
   else:
     for completion in completions:
       print(json.dumps(completion._asdict(), ensure_ascii=False))
+  say_which(run)
 
 
 class TextWriter:

@@ -70,8 +70,8 @@ class TrainingConfig:
   checkpoint_every: Annotated[int, Positive] | None = 500  # the last step is saved always
   keep_checkpoints: Annotated[int, Positive] = 3  # the best one is kept besides
   sample_every: Annotated[int, Positive] | None = 500
+  best_metric: str = 'validation/loss'  # which evaluation is the best one: of checkpoints, and for patience
   patience: Annotated[int, Positive] | None = None  # evaluations without a better value that end the run
-  patience_metric: str = 'validation/loss'
   freeze: str | None = None  # parameters whose path matches this regular expression never change
   tensorboard: bool = True
 

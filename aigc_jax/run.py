@@ -83,7 +83,7 @@ def open_run(path):
 
 
 @contextlib.contextmanager
-def create(path, config, *, may_differ=(), label='run', root='runs'):
+def create(path, config, *, may_differ=(), label='run', root='runs', upgrade=lambda config: config):
   """Makes a run folder, or goes on in one of the same config, and holds its lock: `with create(...) as run:`.
 
   Args:
@@ -92,6 +92,7 @@ def create(path, config, *, may_differ=(), label='run', root='runs'):
     may_differ: dotted keys that may have another value in the folder; it is replaced (a run made longer).
     label: what a new name starts with; '--config' as typed will do.
     root: where new names are made.
+    upgrade: a config that an older version wrote -> the same with the fields that are new.
 
   Raises:
     UsageError: a folder of another config, in use, or that is no run.
@@ -99,14 +100,14 @@ def create(path, config, *, may_differ=(), label='run', root='runs'):
   """
   config = json.loads(json.dumps(config))  # tuples become lists, as they do in the file
   folder = new_folder(label, root) if path is None else pathlib.Path(path)
-  check_folder(folder, config, may_differ)
+  check_folder(folder, config, may_differ, upgrade)
   fresh = path is None or not folder.exists()
   with contextlib.ExitStack() as stack:
     try:
       with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
       stack.enter_context(hold_lock(folder))
-      check_folder(folder, config, may_differ)  # again: another process may just have begun here
+      check_folder(folder, config, may_differ, upgrade)  # again: another process may just have begun here
       if not (folder / CONFIG).exists() or Run(folder).config != config:
         write_json(folder / CONFIG, {'format': FORMAT, **config})
     except StorageError:
@@ -127,7 +128,7 @@ def new_folder(label, root):
       return folder
 
 
-def check_folder(folder, config, may_differ):
+def check_folder(folder, config, may_differ, upgrade):
   """Raises UsageError unless `config` can start or go on in `folder`; changes nothing."""
   if not folder.exists():
     return
@@ -141,7 +142,7 @@ def check_folder(folder, config, may_differ):
         'choose another --workdir'
       )
     return
-  differing = [d for d in diff_configs(Run(folder).config, config) if d.key not in may_differ]
+  differing = [d for d in diff_configs(upgrade(Run(folder).config), config) if d.key not in may_differ]
   if differing:
     shown = ', '.join(
       f'{d.key} is {shown_value(d.a)} there and {shown_value(d.b)} here' for d in differing[:3]
@@ -226,10 +227,10 @@ class MetricsWriter:
       os.fsync(self._file.fileno())
 
   def close(self):
-    self.flush()
-    self._file.close()
-    if self._events:
-      self._events.close()
+    with storage_errors(self._file.name):
+      if self._events:
+        self._events.close()
+      self._file.close()
 
   def __enter__(self):
     return self

@@ -70,6 +70,7 @@ class Task(NamedTuple):
     belong to the rows of the batch and go with them to devices and microbatches (a carried hidden state); or a tree
     of these, shaped like `extra` or a prefix of it.
   unit: what the weight of the loss counts, for people ('tokens').
+  higher_is_better: names of metrics of which more is better ('accuracy'); of all others less is.
   whole_batch: the loss looks across the batch, so microbatches are refused.
   """
 
@@ -82,3 +83,4 @@ class Task(NamedTuple):
   layout: Any = 'replicated'
   whole_batch: bool = False
   unit: str = 'examples'
+  higher_is_better: tuple = ()

@@ -92,7 +92,7 @@ def build(config):
     )[0]
     return {'sample.txt': completion.prompt + completion.text}
 
-  return Task(init, loss, report=report, show=show, unit='tokens')
+  return Task(init, loss, report=report, show=show, unit='tokens', higher_is_better=('accuracy',))
 
 
 def report(metrics):

@@ -67,7 +67,8 @@ def host_copies(leaves):
 class Checkpointer:
   """Writes the checkpoints of one run, one at a time, in its own thread: `with Checkpointer(...) as saver`.
 
-  An error of a save comes up at the next `save`, `wait` or `close`, as a StorageError.
+  `newest` is the last step whose checkpoint is complete, or None. An error of a save comes up at the next `save`,
+  `wait` or `close`, as a StorageError.
   """
 
   def __init__(self, folder, *, keep, resumed_from=None):
@@ -80,7 +81,7 @@ class Checkpointer:
     """
     self._folder, self._keep = pathlib.Path(folder), keep
     self._thread = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
-    self._pending, self._saved = None, None
+    self._pending, self._saved, self.newest = None, None, resumed_from or None
     with files.storage_errors(self._folder):
       for path in self._folder.iterdir() if self._folder.is_dir() else ():
         ours = re.match(rf'\d+|{FROZEN}\b', path.name)
@@ -96,7 +97,8 @@ class Checkpointer:
     Args:
       step: int, names the checkpoint.
       state: State, or any pytree of arrays with a field or key 'frozen' or without.
-      metric: float; the checkpoint with the lowest is the best one. None or NaN: it is none.
+      metric: float; the checkpoint with the lowest is the best one (an accuracy comes negated). None or NaN: it
+        is none.
 
     Raises:
       StorageError: the save before it failed.
@@ -116,9 +118,9 @@ class Checkpointer:
       for folder, part, metric in parts
     ]
     self._saved = step
-    self._pending = self._thread.submit(self._write, copied)
+    self._pending = self._thread.submit(self._write, step, copied)
 
-  def _write(self, parts):
+  def _write(self, step, parts):
     for folder, arrays, leaves, metric in parts:
       try:
         write(folder, arrays, leaves, metric)
@@ -127,6 +129,7 @@ class Checkpointer:
           remove(folder)
         reason = (getattr(error, 'strerror', None) or str(error)).strip().splitlines() or [repr(error)]
         raise StorageError(f'{folder}: cannot be written: {reason[0]}') from error
+    self.newest = step
     with files.storage_errors(self._folder):
       self._retire()
 
@@ -284,6 +287,20 @@ def restore_fields(folder, names, which='latest', warn=print_warning):
     dtype = key_types()[leaf.dtype][0] if leaf.dtype.startswith('key<') else jnp.dtype(leaf.dtype)
     place[last] = jax.ShapeDtypeStruct(tuple(leaf.shape), dtype)
   return step, load(folder, step, manifest, target)
+
+
+def restore_params(folder, which, kept, others=(), warn=print_warning):
+  """(step, params, fields): the parameters of the field `kept`, frozen ones included, and the `others`."""
+  step, fields = restore_fields(folder, (kept, FROZEN, *others), which, warn)
+  return step, merge(fields.pop(kept, {}), fields.pop(FROZEN, {})), fields
+
+
+def merge(params, frozen):
+  """Two nested dicts without a common leaf in one."""
+  merged = dict(params)
+  for name, value in frozen.items():
+    merged[name] = merge(merged.get(name, {}), value) if isinstance(value, dict) else value
+  return merged
 
 
 def key_types():

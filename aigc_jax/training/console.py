@@ -3,8 +3,11 @@
 On a terminal the progress line stays at the bottom; elsewhere it is printed now and then as a plain line.
 """
 
+import contextlib
 import sys
 import time
+
+from aigc_jax.files import storage_errors
 
 PLAIN_SECONDS = 10.0  # between progress lines where there is no terminal
 
@@ -13,7 +16,8 @@ class Console:
   """Open with `with`; `log` is a path that every line is appended to, or None."""
 
   def __init__(self, log=None, quiet=False):
-    self.log = log and open(log, 'a', encoding='utf-8')  # noqa: SIM115 (closed by __exit__)
+    with storage_errors(log):
+      self.log = log and open(log, 'a', encoding='utf-8')  # noqa: SIM115 (closed by __exit__)
     self.quiet = quiet
     self.bar, self.last = None, time.monotonic()
 
@@ -23,13 +27,15 @@ class Console:
   def __exit__(self, *error):
     self.stop()
     if self.log:
-      self.log.close()
+      with contextlib.suppress(OSError):  # a full disk was told of when the line was written
+        self.log.close()
 
   def say(self, text=''):
     """Prints lines above the progress line."""
     if self.log:
-      self.log.write(text + '\n')
-      self.log.flush()
+      with storage_errors(self.log.name):
+        self.log.write(text + '\n')
+        self.log.flush()
     if self.quiet:
       return
     if self.bar:

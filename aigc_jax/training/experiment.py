@@ -1,4 +1,4 @@
-"""One experiment from its resolved config: everything checked first, then the dry run or the run itself."""
+"""The dry run of a prepared experiment, and the run itself."""
 
 import contextlib
 import os
@@ -9,82 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aigc_jax import data, files, models, run, tasks
+from aigc_jax import files, run, tasks
 from aigc_jax.config import floats_of
 from aigc_jax.data import cache
-from aigc_jax.errors import AigcError, DataError, Interrupted, UsageError, listed, nearest
-from aigc_jax.task import Task
+from aigc_jax.errors import AigcError, DataError, Interrupted
 from aigc_jax.training import checkpoint, hooks, optimizer, parallel, step
 from aigc_jax.training.console import count, size
 from aigc_jax.training.loop import Hook, Outcome, loop, signals
+from aigc_jax.training.prepare import FACTS, TOKENIZER, find_initial, notes_on
 
-FACTS = 'data.json'  # in the run folder: what the data was when the run began
 EXTENSIBLE = ('training.steps',)  # what may differ when a run is made longer
-
-
-class Experiment(NamedTuple):
-  config: dict  # complete
-  dataset: Any
-  task: Task  # built with the config's own floats: for what is not traced
-
-
-def prepare(config, tokenizer=None, resumes=False):
-  """Loads the data and finds everything that can be wrong, before anything is compiled or written.
-
-  `resumes`: the parameters come from the run's own checkpoint, so what `init_from` names may be gone.
-  """
-  decay_steps = config['optimizer']['decay_steps'] or config['training']['steps']
-  config = config | {'optimizer': config['optimizer'] | {'decay_steps': decay_steps}}
-  if config['model']['name'] in models.SCHEMAS:
-    models.check(config['model'])
-  config = config | {
-    'data': config['data'] | {k: absolute(config['data'][k]) for k in ('source', 'validation_source')}
-  }
-  dataset = data.load(config['data'], tokenizer)
-  config = tasks.complete(config, dataset)
-  task = tasks.build(config)
-  step.check(config, task)
-  parallel.device_count(config, len(jax.devices()))
-  if config['init_from']:
-    config = config | {'init_from': os.path.abspath(os.path.expanduser(config['init_from']))}
-  initial = '' if resumes else config['init_from']
-  if initial or config['training']['freeze'] is not None or config['training']['patience'] is not None:
-    check_by_shapes(config, dataset, task, initial)
-  return Experiment(config, dataset, task)
-
-
-def check_by_shapes(config, dataset, task, initial):
-  """Raises UsageError where `freeze` leaves nothing to do, a metric is not there, or `initial` has other parameters."""
-  program, floats, batch = step.make_program(config, tasks.build), floats_of(config), dataset.train_batch(0)
-  state = jax.eval_shape(program.init, floats, jax.eval_shape(jax.random.key, 0), batch)
-  if config['training']['freeze'] is not None and not all(map(jax.tree.leaves, (state.params, state.frozen))):
-    paths = list(checkpoint.flat(step.merge_frozen(state.params, state.frozen)))
-    matched = 'no parameter' if jax.tree.leaves(state.params) else 'all parameters'
-    raise UsageError(
-      f'config.training.freeze: {config["training"]["freeze"]!r} matches {matched}; there are {listed(paths[:4])} ...'
-    )
-  if config['training']['patience'] is not None:
-    metrics = jax.eval_shape(program.evaluate, floats, state, next(dataset.validation_batches()))
-    names = [f'validation/{name}' for name in task.report(dict.fromkeys(metrics, 1.0))]
-    if (wanted := config['training']['patience_metric']) not in names:
-      there = f'{nearest(wanted, names)}there are {listed(names)}'
-      raise UsageError(f'config.training.patience_metric: {wanted!r} is not known; {there}')
-  if initial:
-    folder, which = initial_checkpoint(initial)
-    at, manifest = checkpoint.find_whole(folder, which, checkpoint.print_warning)
-    saved = checkpoint.leaves_of(folder, manifest, ('params', 'frozen'))
-    saved = {path.replace('frozen/', 'params/', 1): leaf for path, leaf in saved.items()}
-    params = checkpoint.flat({'params': step.merge_frozen(state.params, state.frozen)})
-    wanted = {path: checkpoint.described(leaf) for path, leaf in params.items()}
-    checkpoint.check_leaves(folder / str(at), saved, wanted)
-
-
-def absolute(source):
-  """'text:book.txt' -> 'text:/home/me/book.txt', since a run is resumed from anywhere."""
-  kind, _, place = (source or '').partition(':')
-  if not place or kind in ('bundled', 'tfds'):
-    return source
-  return f'{kind}:{os.path.abspath(os.path.expanduser(place))}'
 
 
 def use_compile_cache():
@@ -106,7 +40,7 @@ class Prepared(NamedTuple):
 
 def place(experiment):
   config = experiment.config
-  program = parallel.make_parallel(config, tasks.build)
+  program = parallel.make_parallel(config, tasks.build, experiment.devices)
   floats, key = program.put_floats(floats_of(config)), jax.random.key(config['seed'])
   example = experiment.dataset.train_batch(0)
   shapes = jax.eval_shape(program.init, floats, key, example)
@@ -126,28 +60,38 @@ def compile_step(prepared):
   return prepared.program.step.lower(prepared.floats, prepared.target, batch).compile()
 
 
-def flops_of(compiled):
-  """Floating-point operations of one call, as XLA counts them, or None."""
+def flops_of(compiled, experiment, prepared):
+  """Floating-point operations of a step, as XLA counts them, or None."""
+  if experiment.config['training']['microbatches'] > 1:  # XLA counts the body of their loop once
+    config = experiment.config | {'training': experiment.config['training'] | {'microbatches': 1}}
+    whole = parallel.make_parallel(config, tasks.build, experiment.devices)
+    compiled = whole.step.lower(prepared.floats, prepared.target, whole.put_batch(prepared.example))
   found = compiled.cost_analysis()
   found = found[0] if isinstance(found, list) else found
   return (found or {}).get('flops')
 
 
+def parameter_table(state):
+  """Lines of path, shape and count."""
+  rows = [(path, leaf, '') for path, leaf in checkpoint.flat(state.params).items()]
+  rows += [(path, leaf, '  frozen') for path, leaf in checkpoint.flat(state.frozen).items()]
+  total = lambda mark: sum(leaf.size for _, leaf, m in rows if m in mark)
+  lines = [f'{"parameter":<44}{"shape":<20}{"count":>12}']
+  lines += [f'{path:<44}{list(leaf.shape)!s:<20}{leaf.size:>12,}{mark}' for path, leaf, mark in rows]
+  lines += [f'{"all":<64}{total(("", "  frozen")):>12,}']
+  return lines + ([f'{"trained":<64}{total(("",)):>12,}'] if state.frozen is not None else [])
+
+
 def dry_run(experiment):
   """The parameter table, memory and FLOPs of the compiled step, as text; takes no step."""
-  prepared = place(experiment)
-  params = checkpoint.flat(prepared.target.params)
-  lines = [f'{"parameter":<44}{"shape":<20}{"count":>12}']
-  for path, leaf in params.items():
-    lines.append(f'{path:<44}{list(leaf.shape)!s:<20}{leaf.size:>12,}')
-  total = sum(leaf.size for leaf in params.values())
-  lines += [f'{"all":<64}{total:>12,}', '']
+  prepared, config = place(experiment), experiment.config
   began = time.perf_counter()
   compiled = compile_step(prepared)
-  seconds, memory, flops = time.perf_counter() - began, compiled.memory_analysis(), flops_of(compiled)
-  facts, config = experiment.dataset.facts, experiment.config
+  seconds, memory = time.perf_counter() - began, compiled.memory_analysis()
+  flops = flops_of(compiled, experiment, prepared)
   rows = config['data']['batch_size'] * config['data']['sequence_length']
-  lines += [f'{name.replace("_", " "):<24}{value}' for name, value in facts.items()]
+  lines = [*parameter_table(prepared.target), '']
+  lines += [f'{name.replace("_", " "):<24}{value}' for name, value in experiment.dataset.facts.items()]
   lines += [
     f'{"devices":<24}{describe_devices(prepared.program)}',
     f'{"tokens a step":<24}{rows:,}',
@@ -158,7 +102,7 @@ def dry_run(experiment):
     f'{size(memory.temp_size_in_bytes)} temporaries, {size(memory.output_size_in_bytes)} outputs, '
     f'{size(memory.alias_size_in_bytes)} of them in the place of arguments',
   ]
-  return '\n'.join(lines)
+  return '\n'.join(lines + notes_on(config, experiment.devices))
 
 
 def describe_devices(program):
@@ -166,72 +110,38 @@ def describe_devices(program):
   return f'{len(devices)} of {len(jax.devices())} {devices[0].device_kind}'
 
 
-def initial_checkpoint(path):
-  """(folder of checkpoints, which of them) that `config.init_from` names. Raises UsageError."""
-  folder, which = path, 'best'
-  if os.path.basename(os.path.dirname(path.rstrip('/'))) == 'checkpoints':
-    folder, which = os.path.dirname(os.path.dirname(path.rstrip('/'))), os.path.basename(path.rstrip('/'))
-  folder = run.open_run(folder).path / 'checkpoints'
-  if not checkpoint.steps(folder):
-    raise UsageError(f'config.init_from: {path} has no checkpoint yet')
-  return folder, which
-
-
 def with_initial_params(state, config, target):
   """The State with the parameters that `config.init_from` names, the frozen ones included."""
-  folder, which = initial_checkpoint(config['init_from'])
-  _, fields = checkpoint.restore_fields(folder, ('params', 'frozen'), which)
-  loaded = step.split_frozen(
-    merge(fields.get('params', {}), fields.get('frozen', {})), config['training']['freeze']
-  )
+  initial = find_initial(config['init_from'])
+  _, params, _ = checkpoint.restore_params(initial.checkpoints, initial.which, initial.kept)
+  loaded = step.split_frozen(params, config['training']['freeze'])
   places = jax.tree.map(lambda leaf: leaf.sharding, (target.params, target.frozen))
   params, frozen = jax.device_put(loaded, places)
   average = None if state.average is None else jax.tree.map(jnp.copy, params)
   return state._replace(params=params, frozen=frozen, average=average)
 
 
-def merge(params, frozen):
-  """Two nested dicts of arrays in one."""
-  merged = dict(params)
-  for name, value in frozen.items():
-    merged[name] = merge(merged.get(name, {}), value) if isinstance(value, dict) else value
-  return merged
-
-
-def start_state(prepared, config, folder, console):
-  """(State, step): restored from the newest good checkpoint, or made anew."""
+def restored_state(prepared, folder, console):
+  """(State, step) of the newest good checkpoint, or (None, 0)."""
   checkpoints = folder.path / 'checkpoints'
-  if checkpoint.steps(checkpoints):
-    at, state = checkpoint.restore(checkpoints, prepared.target, 'latest', console.say)
-    console.say(f'resuming after step {at}')
-    if at < config['training']['steps'] and not learns_after(at, config):
-      console.say(
-        f'WARNING: the learning rate has decayed to 0 by step {at}, so further steps change nothing; to train on, '
-        f'start a new run with --config.init_from={folder.path}'
-      )
-    return state, at
+  if not checkpoint.steps(checkpoints):
+    return None, 0
+  step, state = checkpoint.restore(checkpoints, prepared.target, 'latest', console.say)
+  return state, step
+
+
+def first_state(prepared, config, console):
+  """The State before any step."""
   state = prepared.program.init(prepared.floats, prepared.key, prepared.example)
   if config['init_from']:
     state = with_initial_params(state, config, prepared.target)
     console.say(f'starting from the parameters of {config["init_from"]}')
-  return state, 0
+  return state
 
 
 def learns_after(at, config):
   """Whether the schedule of the learning rate is above 0 for the step after step `at`."""
   return float(optimizer.unit_schedule(config['optimizer'], config['training']['steps'], at)) > 0
-
-
-def check_same_data(folder, dataset):
-  """Raises DataError where the data is not what the run began with."""
-  path, facts = folder.path / FACTS, dataset.facts
-  before = files.read_json(path) if path.exists() else facts
-  changed = [key for key in facts if 'sha256' in key and before.get(key) != facts[key]]
-  if changed:
-    raise DataError(
-      f'{facts["source"]}: is not what {folder.path} was trained on ({changed[0]} was {before.get(changed[0])}'
-      f' and is {facts[changed[0]]}); put the old data back, or start a new run'
-    )
 
 
 def train(experiment, folder, console, began):
@@ -242,20 +152,16 @@ def train(experiment, folder, console, began):
     began: `time.perf_counter()` when the user's command started, for the time to the first step.
 
   Raises:
-    DataError: the data has changed, or numbers are not finite. Interrupted: by a signal, after saving.
+    DataError: numbers are not finite. Interrupted: by a signal, after saving. UsageError: the checkpoint is of
+      another shape; then nothing was written.
   """
   config, dataset = experiment.config, experiment.dataset
-  check_same_data(folder, dataset)
-  if not (folder.path / FACTS).exists():
-    files.write_json(folder.path / FACTS, dataset.facts)
   prepared = place(experiment)
-  folder.record_environment(prepared.program.mesh.devices.flat)
-  if not (folder.path / 'tokenizer.json').exists():
-    dataset.tokenizer.save(folder.path / 'tokenizer.json')
-  for name in ('samples', 'plots'):
-    (folder.path / name).mkdir(exist_ok=True)
-  announce(experiment, prepared, console)
-  state, start = start_state(prepared, config, folder, console)
+  state, start = restored_state(prepared, folder, console)
+  announce(experiment, prepared, folder, console, start)
+  make_ready(folder, dataset, experiment.devices)
+  if state is None:
+    state = first_state(prepared, config, console)
   with (
     run.MetricsWriter(
       folder.path, tensorboard_files=config['training']['tensorboard'], resumed_from=start if start else None
@@ -267,20 +173,47 @@ def train(experiment, folder, console, began):
     return take_steps(experiment, prepared, folder, console, state, start, writer, checkpointer, began)
 
 
-def announce(experiment, prepared, console):
-  facts, leaves = experiment.dataset.facts, jax.tree.leaves((prepared.target.params, prepared.target.frozen))
+def make_ready(folder, dataset, devices):
+  """Writes into the run folder what it needs besides its config."""
+  if not (folder.path / FACTS).exists():
+    files.write_json(folder.path / FACTS, dataset.facts)
+  if not (folder.path / TOKENIZER).exists():
+    dataset.tokenizer.save(folder.path / TOKENIZER)
+  for name in ('samples', 'plots'):
+    with files.storage_errors(folder.path / name):
+      (folder.path / name).mkdir(exist_ok=True)
+  folder.record_environment(devices)
+
+
+def announce(experiment, prepared, folder, console, start):
+  config, facts = experiment.config, experiment.dataset.facts
+  leaves = jax.tree.leaves((prepared.target.params, prepared.target.frozen))
+  console.say(f'run folder: {folder.path}')
   console.say(f'data: {facts["source"]}, {facts["characters"]:,} characters; {facts["split"]}')
   console.say(
-    f'model: {experiment.config["model"]["name"]}, {sum(leaf.size for leaf in leaves):,} parameters; '
-    f'devices: {describe_devices(prepared.program)} ({experiment.config["parallel"]["mode"]})'
+    f'model: {config["model"]["name"]}, {sum(leaf.size for leaf in leaves):,} parameters; '
+    f'devices: {describe_devices(prepared.program)} ({config["parallel"]["mode"]})'
   )
+  for line in notes_on(config, experiment.devices):
+    console.say(line)
+  if start:
+    console.say(f'resuming after step {start}')
+  if 0 < start < config['training']['steps'] and not learns_after(start, config):
+    console.say(
+      f'WARNING: the learning rate has decayed to 0 by step {start}, so further steps change nothing; to train on, '
+      f'start a new run with --config.init_from={folder.path}'
+    )
 
 
 def take_steps(experiment, prepared, folder, console, state, start, writer, checkpointer, began):
-  config, dataset, task = experiment
+  config, dataset, task, devices = experiment
   training, program, notes = config['training'], prepared.program, {'checkpoint': start or None}
-  history = [row[m] for row in run.read_metrics(folder.path) if (m := training['patience_metric']) in row]
-  if hooks.used_up(training['patience'], history):  # killed when it had ended and had not yet said so
+  metric = training['best_metric']
+  costs = [hooks.cost(task, metric, row[metric]) for row in run.read_metrics(folder.path) if metric in row]
+  if hooks.used_up(training['patience'], costs):  # killed when it had ended and had not yet said so
+    console.say(
+      f'{metric} had not improved for {training["patience"]} evaluations by step {start}: the run has ended'
+    )
     folder.write_status('done', start, checkpoint=start, message='early stop')
     return Outcome(state, start, 'early stop')
   compile_began = time.perf_counter()
@@ -289,7 +222,7 @@ def take_steps(experiment, prepared, folder, console, state, start, writer, chec
   console.say(f'compiled in {now - compile_began:.1f} s; first step {now - began:.1f} s after the start')
   save = hooks.saver(checkpointer, writer, notes)
   interval = [
-    hooks.evaluation(config, program, prepared.floats, dataset, task, writer, console, history, notes),
+    hooks.evaluation(config, program, prepared.floats, dataset, task, writer, console, costs, notes),
     hooks.samples(config, dataset, task, folder.path / 'samples', console),
     Hook(training['checkpoint_every'], save),
   ]
@@ -301,9 +234,10 @@ def take_steps(experiment, prepared, folder, console, state, start, writer, chec
     steps=training['steps'],
     log_every=training['log_every'],
     unit=task.unit,
-    flops=flops_of(compiled),
-    devices=list(program.mesh.devices.flat),
+    flops=flops_of(compiled, experiment, prepared),
+    devices=devices,
     notes=notes,
+    saved=lambda: checkpointer.newest,
   )
   folder.write_status('running', start, checkpoint=notes['checkpoint'])
   step_function = lambda state, batch: compiled(prepared.floats, state, batch)
@@ -331,7 +265,8 @@ def end_badly(folder, checkpointer, notes, error):
     checkpointer.wait()
   last = checkpoint.latest(folder.path / 'checkpoints')
   state = 'non-finite' if isinstance(error, DataError) else 'failed'
-  folder.write_status(state, notes.get('step', last or 0), checkpoint=last, message=str(error))
+  with contextlib.suppress(AigcError):  # on a full disk; the error itself is what people must see
+    folder.write_status(state, notes.get('step', last or 0), checkpoint=last, message=str(error))
   good = (
     f'the last good checkpoint is {folder.path}/checkpoints/{last}' if last else 'there is no checkpoint yet'
   )
@@ -352,5 +287,6 @@ def loss_curve(folder):
   axes.grid(alpha=0.3)
   axes.legend()
   path = os.path.join(folder, 'plots', 'loss.png')
-  figure.savefig(path, dpi=120)
+  with files.storage_errors(path):
+    figure.savefig(path, dpi=120)
   return path

@@ -7,10 +7,12 @@ import time
 import jax
 import numpy as np
 
+from aigc_jax import files
 from aigc_jax.errors import DataError
 from aigc_jax.training.console import clock, count
 from aigc_jax.training.loop import Hook, read
 from aigc_jax.training.parallel import all_finite
+from aigc_jax.training.step import merge_frozen
 
 # Peak floating-point operations a second of one device in bfloat16, from the makers' data sheets (dense).
 PEAK_FLOPS = {
@@ -29,13 +31,13 @@ PEAK_FLOPS = {
 }
 
 
-def recorder(writer, console, *, start, steps, log_every, unit, flops, devices, notes):
+def recorder(writer, console, *, start, steps, log_every, unit, flops, devices, notes, saved):
   """`record(step, metrics)` for the loop: to disk every `log_every` steps, to the progress line at each.
 
   Args:
     flops: of one step, or None.
-    notes: shared with the other hooks: 'step', the last one read, 'checkpoint', the one saved last, and 'pause', the
-      seconds they took.
+    notes: shared with the other hooks: 'step', the last one read, and 'pause', the seconds they took.
+    saved: () -> the step of the newest complete checkpoint, or None.
 
   Raises: DataError where a loss or norm is not finite.
   """
@@ -62,8 +64,8 @@ def recorder(writer, console, *, start, steps, log_every, unit, flops, devices, 
     named = {f'train/{n}': v for n, v in values.items() if n != 'learning_rate'}
     writer.write(step, named | {'learning_rate': values['learning_rate']} | clocks)
     text += f'  ETA {clock((now - began) / (step - start) * (steps - step))}'
-    saved = notes.get('checkpoint')
-    console.progress(step, steps, text + (f'  saved {saved}' if saved is not None else ''))
+    newest = saved()
+    console.progress(step, steps, text + (f'  saved {newest}' if newest is not None else ''))
 
   return record
 
@@ -82,29 +84,35 @@ def evaluate(parallel, floats, state, dataset, report, batches=None):
   return report({name: float(value / max(weight, 1e-9)) for name, (value, weight) in sums.items()})
 
 
-def evaluation(config, parallel, floats, dataset, task, writer, console, history, notes):
+def cost(task, name, value):
+  """A metric as what the best evaluation has least of."""
+  return -value if name.removeprefix('validation/') in task.higher_is_better else value
+
+
+def evaluation(config, parallel, floats, dataset, task, writer, console, costs, notes):
   """Writes the validation metrics; asks for the end of the run where patience is used up.
 
   Args:
-    history: the patience metric's values so far, oldest first: what a resumed run has read back from disk.
-    notes: 'validation' is set to (step, loss) for the checkpoint hook.
+    costs: of the best_metric so far, oldest first: what a resumed run has read back from disk.
+    notes: 'validation' is set to (step, cost) for the checkpoint hook.
   """
   training = config['training']
-  metric, patience = training['patience_metric'], training['patience']
+  metric, patience = training['best_metric'], training['patience']
 
   def call(step, state):
     began = time.perf_counter()
     means = evaluate(parallel, floats, state, dataset, task.report, training['evaluate_batches'])
     values = {f'validation/{name}': value for name, value in means.items()}
     writer.write(step, values | {'time/evaluation_seconds': time.perf_counter() - began})
-    notes['validation'] = step, means['loss']
     ordered = sorted(means.items(), key=lambda item: item[0] != 'loss')
     shown = '  '.join(f'{name.replace("_", " ")} {value:.4f}' for name, value in ordered)
     console.say(f'step {step}: validation {shown}')
-    if not math.isfinite(means['loss']):
-      raise DataError(f'step {step}: validation loss is {means["loss"]}')
-    history.append(values.get(metric, math.nan))
-    if used_up(patience, history):
+    bad = [name for name, value in ordered if not math.isfinite(value)]
+    if bad:
+      raise DataError(f'step {step}: validation {bad[0].replace("_", " ")} is {means[bad[0]]}')
+    costs.append(cost(task, metric, values[metric]))
+    notes['validation'] = step, costs[-1]
+    if used_up(patience, costs):
       console.say(f'step {step}: {metric} has not improved for {patience} evaluations; the run ends')
       return True
     return False
@@ -112,11 +120,9 @@ def evaluation(config, parallel, floats, dataset, task, writer, console, history
   return Hook(training['evaluate_every'], call)
 
 
-def used_up(patience, history):
-  """Whether none of the last `patience` values, oldest first, is the lowest; `patience` None: no."""
-  if patience is None or not np.isfinite(history).any():
-    return False
-  return len(history) - 1 - int(np.nanargmin(history)) >= patience
+def used_up(patience, costs):
+  """Whether none of the last `patience` costs, oldest first, is the lowest; `patience` None: no."""
+  return patience is not None and bool(costs) and len(costs) - 1 - int(np.argmin(costs)) >= patience
 
 
 def timed(hook, notes):
@@ -133,22 +139,33 @@ def timed(hook, notes):
 
 
 def samples(config, dataset, task, folder, console):
-  """Writes what the task shows into samples/, texts to the console too."""
+  """Writes what the task shows into samples/: texts, which the console shows too, and images as PNG."""
 
   def call(step, state):
     if task.show is None:
       return
-    from aigc_jax.training.step import merge_frozen
-
     params = merge_frozen(state.params if state.average is None else state.average, state.frozen)
     shown = task.show(params, state.extra, dataset, jax.random.fold_in(state.key, step))
     for name, content in shown.items():
       path = os.path.join(folder, f'{step:08d}-{name}')
-      with open(path, 'w', encoding='utf-8') as file:
-        file.write(content)
-      console.say(f'--- sample at step {step} ---\n{content}\n---')
+      if isinstance(content, str):
+        files.write_atomically(path, content)
+        console.say(f'--- sample at step {step} ---\n{content}\n---')
+      else:
+        write_image(path, np.asarray(content))
+        console.say(f'step {step}: sample {path}')
 
   return Hook(config['training']['sample_every'], call)
+
+
+def write_image(path, array):
+  """Writes [height, width] or [height, width, 3 or 4], uint8 or floats from 0 to 1, as PNG. Raises StorageError."""
+  from matplotlib import image  # a picture in a hundred steps: not at every start
+
+  if array.dtype.kind == 'f':
+    array = np.round(np.clip(array, 0, 1) * 255).astype(np.uint8)
+  with files.storage_errors(path):
+    image.imsave(path, array, cmap='gray', vmin=0, vmax=255)
 
 
 def saver(checkpointer, writer, notes):
@@ -161,8 +178,8 @@ def saver(checkpointer, writer, notes):
     if not finite(state._replace(key=None)):
       raise DataError(f'step {step}: the state holds numbers that are not finite')
     writer.flush()
-    evaluated, loss = notes.get('validation', (None, None))
-    checkpointer.save(step, state, metric=loss if evaluated == step else None)
+    evaluated, cost_there = notes.get('validation', (None, None))
+    checkpointer.save(step, state, metric=cost_there if evaluated == step else None)
     notes['checkpoint'] = step
 
   return save

@@ -53,7 +53,7 @@ def loop(step_function, state, batch_at, start, stop, record, hooks, interrupted
       record(*waiting)
       waiting = None
     asked = [hook.call(step, state) for hook in due]
-    if any(asked) and step < stop:
+    if any(asked):
       return Outcome(state, step, 'early stop')
     if cut_short:
       return Outcome(state, step, 'interrupted')

@@ -71,6 +71,26 @@ def build(config: dict[str, Any], steps: int) -> optax.GradientTransformation:
   return optax.chain(*parts, descent(config['name'], config['learning_rate']))
 
 
+def unused(config):
+  """The fields that were set and that have no part in the optimizer of this config."""
+  name, defaults = config['name'], OptimizerConfig()
+  adams = ('adamw', 'adam', 'lamb', 'muon')  # muon: Adam for all but hidden matrices
+  users = {
+    'adam_learning_rate': ('muon',),
+    'muon_momentum': ('muon',),
+    'muon_iterations': ('muon',),
+    'momentum': ('sgd', 'rmsprop'),
+    'nesterov': adams if config['momentum'] is None else (*adams, 'sgd', 'rmsprop'),
+    'beta1': (*adams, 'lion'),
+    'beta2': (*adams, 'lion', 'rmsprop'),
+    'epsilon': (*adams, 'rmsprop'),
+  }
+  idle = [field for field in users if name not in users[field]]
+  idle += ['decay_fraction'] if config['schedule'] != 'warmup_stable_decay' else []
+  idle += ['decay_on'] if config['weight_decay'] is None else []
+  return [field for field in idle if config[field] != getattr(defaults, field)]
+
+
 def update_rule(name, config):
   """[transformation, ...]: gradients -> steps against which the parameters move, weight decay included."""
   b1, b2, epsilon = config['beta1'], config['beta2'], config['epsilon']

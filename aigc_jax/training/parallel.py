@@ -41,38 +41,39 @@ class Parallel(NamedTuple):
     return jax.device_put({k: np.float32(v) for k, v in floats.items()}, self.replicated)
 
 
-def device_count(config, available):
-  """How many of `available` devices the config asks for. Raises UsageError where it does not fit."""
+def choose_devices(config, fewer=False):
+  """The devices that the config asks for, of those that are here. Raises UsageError where it does not fit.
+
+  `fewer`: a run made elsewhere goes on with as many as fit, where it asks for more than there are.
+  """
   parallel, rows = config['parallel'], config['data']['batch_size'] // config['training']['microbatches']
   for axis in ('fsdp', 'tensor'):
     if parallel[axis] != 1:
       raise UsageError(f'config.parallel.{axis}: {parallel[axis]} is not built yet; use 1')
-  wanted = parallel['data']
-  if wanted == -1:
-    return max(n for n in range(1, available + 1) if rows % n == 0)
+  wanted, devices = parallel['data'], jax.devices()
+  if wanted == -1 or (fewer and wanted > len(devices)):
+    wanted = max(n for n in range(1, len(devices) + 1) if rows % n == 0)
   if wanted < 1:
     raise UsageError(
       f'config.parallel.data: {wanted} is not a device count; it takes -1 (as many as fit) or 1 or more'
     )
-  if wanted > available:
+  if wanted > len(devices):
     raise UsageError(
-      f'config.parallel.data: {wanted} devices are wanted, {available} are here; use -1 for these'
+      f'config.parallel.data: {wanted} devices are wanted, {len(devices)} are here; use -1 for these'
     )
   if rows % wanted:
     raise UsageError(f'config.parallel.data: {wanted} devices do not divide the {rows} rows of a microbatch')
-  return wanted
+  return devices[:wanted]
 
 
-def make_parallel(config, build_task, devices=None):
+def make_parallel(config, build_task, devices):
   """Places the program of a resolved config.
 
   Args:
     config: resolved.
     build_task: config with floats -> Task.
-    devices: those to use; default: as many of `jax.devices()` as config.parallel asks for.
+    devices: from `choose_devices`.
   """
-  if devices is None:
-    devices = jax.devices()[: device_count(config, len(jax.devices()))]
   mesh = Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
   replicated, rows = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
   specs = state_specs(build_task(config).layout)

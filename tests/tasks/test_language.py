@@ -10,7 +10,7 @@ import pytest
 from aigc_jax import api, tasks
 from aigc_jax.config import floats_of
 from aigc_jax.errors import UsageError
-from aigc_jax.training import experiment, parallel
+from aigc_jax.training import parallel, prepare
 from aigc_jax.training import step as step_module
 from tests import tiny
 
@@ -27,7 +27,7 @@ def packed(tmp_path_factory):
   config = tiny.config(
     f'jsonl:{path}', data={'packing': 'documents', 'batch_size': ROWS}, optimizer={'clip_norm': 0.1}
   )
-  return experiment.prepare(api.read_config(config))
+  return prepare.prepare(api.read_config(config))
 
 
 def batch_at(experiment, step):
@@ -138,7 +138,7 @@ def test_what_does_not_divide_is_refused(packed):
     ),
   ):
     with pytest.raises(UsageError, match=words):
-      experiment.prepare(with_fields(packed, **sections), packed.dataset.tokenizer)
+      prepare.prepare(with_fields(packed, **sections))
 
 
 def test_the_vocabulary_and_the_context_fit_the_data(packed):

@@ -13,7 +13,7 @@ import pytest
 
 from aigc_jax import api, run, tasks
 from aigc_jax.errors import DataError, StorageError, UsageError
-from aigc_jax.training import checkpoint, experiment
+from aigc_jax.training import checkpoint, experiment, prepare
 from tests import kill_and_resume, tiny
 from tests.bad_input import damage
 from tests.compilations import count_compilations
@@ -77,7 +77,7 @@ def test_the_step_is_compiled_once_a_run(plain):
   trained, names, _ = plain
   assert names.count('jit(step)') == 1
   assert names.count('jit(evaluate)') == 1
-  batches = list(experiment.prepare(trained.config).dataset.validation_batches())
+  batches = list(prepare.prepare(trained.config).dataset.validation_batches())
   assert len(batches) > 1
   assert batches[-1]['mask'].sum() < batches[0]['mask'].sum(), 'the last batch is padded'
 
@@ -85,7 +85,7 @@ def test_the_step_is_compiled_once_a_run(plain):
 def test_changing_a_float_gives_the_same_program(source, plain):
   texts = set()
   for rate in (1e-2, 0.0, 3e-4):
-    prepared = experiment.place(experiment.prepare(api.read_config(tiny.config(source), rate_of(rate))))
+    prepared = experiment.place(prepare.prepare(api.read_config(tiny.config(source), rate_of(rate))))
     batch = prepared.program.put_batch(prepared.example)
     texts.add(prepared.program.step.lower(prepared.floats, prepared.target, batch).as_text())
   assert len(texts) == 1
@@ -301,9 +301,9 @@ def test_patience_ends_the_run_and_keeps_the_best(source, tmp_path):
   assert run.open_run(trained.path).read_status()['step'] == 12
 
 
-def test_a_patience_metric_that_does_not_exist_is_refused(source, tmp_path):
-  config = tiny.config(source, training={'patience': 2, 'patience_metric': 'validation/los'})
-  with pytest.raises(UsageError, match=r"patience_metric: 'validation/los'.*did you mean 'validation/loss'"):
+def test_a_best_metric_that_does_not_exist_is_refused(source, tmp_path):
+  config = tiny.config(source, training={'patience': 2, 'best_metric': 'validation/los'})
+  with pytest.raises(UsageError, match=r"best_metric: 'validation/los'.*did you mean 'validation/loss'"):
     train(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
 

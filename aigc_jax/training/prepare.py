@@ -1,0 +1,184 @@
+"""An experiment from its config: data loaded, and all that can be wrong found, before anything is compiled."""
+
+import os
+from typing import Any, NamedTuple
+
+import jax
+
+from aigc_jax import data, files, models, run, tasks
+from aigc_jax.config import floats_of
+from aigc_jax.data import tokenizers
+from aigc_jax.errors import DataError, UsageError, listed, nearest
+from aigc_jax.task import Task
+from aigc_jax.training import checkpoint, optimizer, parallel, step
+
+FACTS = 'data.json'  # in the run folder: what the data was when the run began
+TOKENIZER = 'tokenizer.json'
+
+
+class Experiment(NamedTuple):
+  config: dict  # complete
+  dataset: Any
+  task: Task  # built with the config's own floats: for what is not traced
+  devices: list
+
+
+class Initial(NamedTuple):
+  """The checkpoint that `config.init_from` names."""
+
+  run: run.Run
+  which: str  # 'best' or a step
+  kept: str  # the field of its State with the parameters to use
+
+  @property
+  def checkpoints(self):
+    return self.run.path / 'checkpoints'
+
+
+def fill_in(config):
+  """What follows from a resolved config alone: where the decay ends, and places that hold from any folder."""
+  decay_steps = config['optimizer']['decay_steps'] or config['training']['steps']
+  sources = {name: absolute(config['data'][name]) for name in ('source', 'validation_source')}
+  initial = config['init_from'] and os.path.abspath(os.path.expanduser(config['init_from']))
+  return config | {
+    'optimizer': config['optimizer'] | {'decay_steps': decay_steps},
+    'data': config['data'] | sources,
+    'init_from': initial,
+  }
+
+
+def absolute(source):
+  """'text:book.txt' -> 'text:/home/me/book.txt', since a run is resumed from anywhere."""
+  kind, _, place = (source or '').partition(':')
+  if not place or kind in ('bundled', 'tfds'):
+    return source
+  return f'{kind}:{os.path.abspath(os.path.expanduser(place))}'
+
+
+def prepare(config, folder=None):
+  """The Experiment of a resolved config.
+
+  Args:
+    config: resolved.
+    folder: the run.Run that it goes on in, or None. Its tokenizer is used, its data has to be the same, and once it
+      has a checkpoint, what `init_from` names may be gone.
+  """
+  config = fill_in(config)
+  models.check(config['model'])
+  resumes = folder is not None and checkpoint.latest(folder.path / 'checkpoints') is not None
+  devices = parallel.choose_devices(config, fewer=resumes)
+  initial = None if resumes else find_initial(config['init_from'])
+  dataset = data.load(config['data'], find_tokenizer(config, folder, initial))
+  if folder is not None:
+    check_same_data(folder, dataset)
+  config = tasks.complete(config, dataset)
+  task = tasks.build(config)
+  step.check(config, task)
+  check_by_shapes(config, dataset, task, initial)
+  return Experiment(config, dataset, task, devices)
+
+
+def find_tokenizer(config, folder, initial):
+  """The tokenizer that a run must go on with: its own, or that of the run it starts from; None: it makes one."""
+  if folder is not None and (folder.path / TOKENIZER).exists():
+    return tokenizers.load(folder.path / TOKENIZER)
+  if initial is None or not (initial.run.path / TOKENIZER).exists():
+    return None
+  found, wanted = tokenizers.load(initial.run.path / TOKENIZER), config['data']['tokenizer']
+  if found.name != wanted:
+    raise UsageError(
+      f'config.data.tokenizer: {wanted!r}, but {initial.run.path}, which config.init_from names, has {found.name!r}; '
+      f'use --config.data.tokenizer={found.name}'
+    )
+  return found
+
+
+def find_initial(path):
+  """The Initial of `config.init_from`, None for ''. Raises UsageError."""
+  if not path:
+    return None
+  folder, which, path = path, 'best', path.rstrip('/')
+  if os.path.basename(os.path.dirname(path)) == 'checkpoints':
+    folder, which = os.path.dirname(os.path.dirname(path)), os.path.basename(path)
+  found = run.open_run(folder)
+  if not checkpoint.steps(found.path / 'checkpoints'):
+    raise UsageError(f'config.init_from: {path} has no checkpoint yet')
+  return Initial(found, which, kept_field(found.config))
+
+
+def kept_field(config):
+  """The field of State with the parameters to use: their moving average where one is kept."""
+  return 'params' if config['optimizer'].get('average') is None else 'average'
+
+
+def check_by_shapes(config, dataset, task, initial):
+  """Raises UsageError where `freeze` leaves nothing to do, a metric is not there, or `initial` has other parameters."""
+  training = config['training']
+  if training['patience'] is not None and training['evaluate_every'] is None:
+    raise UsageError(
+      'config.training.patience: counts evaluations, so it needs config.training.evaluate_every'
+    )
+  by_metric = training['best_metric'] != 'validation/loss' or task.evaluate is not None
+  if training['freeze'] is None and not by_metric and initial is None:
+    return
+  program, floats, batch = step.make_program(config, tasks.build), floats_of(config), dataset.train_batch(0)
+  state = jax.eval_shape(program.init, floats, jax.eval_shape(jax.random.key, 0), batch)
+  params = step.merge_frozen(state.params, state.frozen)
+  if training['freeze'] is not None:
+    check_freeze(training['freeze'], state, params)
+  if by_metric:
+    metrics = jax.eval_shape(program.evaluate, floats, state, next(dataset.validation_batches()))
+    check_metric(training['best_metric'], task.report(dict.fromkeys(metrics, 1.0)))
+  if initial is not None:
+    check_initial(initial, params)
+
+
+def check_freeze(pattern, state, params):
+  if all(map(jax.tree.leaves, (state.params, state.frozen))):
+    return
+  matched = 'no parameter' if jax.tree.leaves(state.params) else 'all parameters'
+  there = listed(list(checkpoint.flat(params))[:4])
+  raise UsageError(f'config.training.freeze: {pattern!r} matches {matched}; there are {there} ...')
+
+
+def check_metric(wanted, metrics):
+  names = [f'validation/{name}' for name in metrics]
+  if wanted not in names:
+    there = f'{nearest(wanted, names)}there are {listed(names)}'
+    raise UsageError(f'config.training.best_metric: {wanted!r} is not known; {there}')
+
+
+def check_initial(initial, params):
+  folder, kept = initial.checkpoints, f'{initial.kept}/'
+  at, manifest = checkpoint.find_whole(folder, initial.which, checkpoint.print_warning)
+  saved = checkpoint.leaves_of(folder, manifest, (initial.kept, 'frozen'))
+  saved = {'params/' + path.removeprefix(kept).removeprefix('frozen/'): leaf for path, leaf in saved.items()}
+  wanted = {path: checkpoint.described(leaf) for path, leaf in checkpoint.flat({'params': params}).items()}
+  checkpoint.check_leaves(folder / str(at), saved, wanted)
+
+
+def check_same_data(folder, dataset):
+  """Raises DataError where the data is not what the run began with."""
+  path, facts = folder.path / FACTS, dataset.facts
+  before = files.read_json(path) if path.exists() else facts
+  changed = [key for key in facts if 'sha256' in key and before.get(key) != facts[key]]
+  if changed:
+    raise DataError(
+      f'{facts["source"]}: is not what {folder.path} was trained on ({changed[0]} was {before.get(changed[0])}'
+      f' and is {facts[changed[0]]}); put the old data back, or start a new run'
+    )
+
+
+def notes_on(config, devices):
+  """Lines for people on what the config asks for and does not get."""
+  lines = [
+    f'note: config.optimizer.{name} does nothing with {config["optimizer"]["name"]}'
+    for name in optimizer.unused(config['optimizer'])
+  ]
+  wanted = config['parallel']['data']
+  if wanted > len(devices):
+    lines.append(
+      f'WARNING: the run asks for {wanted} devices and goes on with {len(devices)}; '
+      'sums are added in another order, so its numbers agree with those of an unbroken run to rounding alone'
+    )
+  return lines
