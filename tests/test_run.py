@@ -263,3 +263,13 @@ def test_list_and_diff(tmp_path):
   assert run.diff_configs(a, b) == [('optimizer.learning_rate', 0.1, 0.3)]
   assert run.diff_configs({'x': {'y': None}}, {}) == [('x.y', None, run.ABSENT)]
   assert run.diff_configs(a, a) == run.list_runs(tmp_path / 'none') == []
+
+
+def test_a_disk_that_is_full_while_metrics_are_written_is_one_line(tmp_path):
+  writer = run.MetricsWriter(tmp_path, tensorboard_files=False)
+  writer._file.close()
+  writer._file = open('/dev/full', 'ab')  # noqa: SIM115 (takes no byte, like a full disk)
+  for call in (lambda: writer.write(1, {'train/loss': 1.0}), writer.close):
+    with pytest.raises(StorageError, match='cannot be written: No space left on device') as error:
+      call()
+    assert '\n' not in str(error.value)

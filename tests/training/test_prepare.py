@@ -1,0 +1,298 @@
+"""How runs begin and go on: what they take from other runs, from their own folder, and what they refuse or tell."""
+
+import json
+import os
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from aigc_jax import api, run
+from aigc_jax.config import SECTIONS
+from aigc_jax.errors import DataError, StorageError, UsageError
+from aigc_jax.training import checkpoint, hooks, optimizer, parallel, prepare
+from tests import tiny
+
+
+@pytest.fixture(scope='module', autouse=True)
+def cached_programs(tmp_path_factory):
+  with tiny.compile_cache(tmp_path_factory.mktemp('xla')):
+    yield
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory):
+  return tiny.write_corpus(tmp_path_factory.mktemp('corpus') / 'words.txt')
+
+
+def train(config, folder, **options):
+  return api.train(config, folder, quiet=True, **options)
+
+
+@pytest.fixture(scope='module')
+def averaged(tmp_path_factory, source):
+  """A run that keeps a moving average of its parameters."""
+  config = tiny.config(source, optimizer={'average': 0.9}, training={'steps': 4})
+  return train(config, tmp_path_factory.mktemp('averaged') / 'run')
+
+
+def leaves(path, fields):
+  _, found = checkpoint.restore_fields(path / 'checkpoints', fields, 'latest')
+  return {name.partition('/')[2]: np.array(leaf) for name, leaf in checkpoint.flat(found).items()}
+
+
+def same_bits(a, b):
+  return a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+# Taken from another run
+
+
+def test_init_from_starts_from_what_the_other_run_is_used_with(averaged, source, tmp_path):
+  still = tiny.config(
+    source, init_from=str(averaged.path), optimizer={'learning_rate': 0.0}, training={'steps': 1}
+  )
+  started = leaves(train(still, tmp_path / 'run').path, ('params',))
+  assert same_bits(started, leaves(averaged.path, ('average',)))
+  assert not same_bits(started, leaves(averaged.path, ('params',)))
+
+
+def test_init_from_brings_the_vocabulary(averaged, tmp_path):
+  """A text with fewer characters would have another one, and every embedding would mean another symbol."""
+  (tmp_path / 'few.txt').write_text('sea rope ' * 300, encoding='utf-8')
+  config = tiny.config(f'text:{tmp_path}/few.txt', init_from=str(averaged.path), training={'steps': 1})
+  started = train(config, tmp_path / 'run')
+  assert list(started.tokenizer.pieces) == list(averaged.tokenizer.pieces)
+  assert api.resume(started.path, 2, quiet=True).tokenizer.sha256 == averaged.tokenizer.sha256
+  (tmp_path / 'more.txt').write_text('sea 鲸 ' * 300, encoding='utf-8')
+  config = tiny.config(f'text:{tmp_path}/more.txt', init_from=str(averaged.path))
+  with pytest.raises(DataError, match=r"outside the vocabulary of \d+ characters: '鲸'"):
+    train(config, tmp_path / 'other')
+  assert not (tmp_path / 'other').exists()
+
+
+def test_init_from_another_kind_of_tokenizer_is_refused(averaged, source, tmp_path):
+  config = tiny.config(source, init_from=str(averaged.path), data={'tokenizer': 'bytes'})
+  with pytest.raises(UsageError, match=r"data.tokenizer: 'bytes', but .* has 'characters'; use --config"):
+    train(config, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+# Typed again
+
+
+def test_train_typed_again_goes_on_though_what_it_started_from_is_gone(averaged, source, tmp_path):
+  shutil.copytree(averaged.path, tmp_path / 'first')
+  config = tiny.config(source, init_from=str(tmp_path / 'first'), training={'steps': 2})
+  before = train(config, tmp_path / 'run')
+  shutil.rmtree(tmp_path / 'first')
+  run.open_run(before.path).write_status('interrupted', 2)
+  assert train(config, before.path).metrics == before.metrics
+
+
+def test_train_typed_again_keeps_its_tokenizer_and_wants_its_data(tmp_path):
+  source = tiny.write_corpus(tmp_path / 'words.txt')
+  config = tiny.config(source, training={'steps': 2}, data={'tokenizer': 'bpe:300'})
+  before = train(config, tmp_path / 'run')
+  found = before.tokenizer.sha256
+  prepared = prepare.prepare(api.read_config(config), run.open_run(before.path))
+  assert prepared.dataset.tokenizer.sha256 == found
+  tiny.write_corpus(tmp_path / 'words.txt', seed=5)
+  with pytest.raises(DataError, match=r'is not what .* was trained on'):
+    train(config, before.path)
+
+
+def test_another_config_is_refused_before_the_data_is_read(averaged, source, tmp_path):
+  config = tiny.config('text:/nowhere.txt', optimizer={'average': 0.9}, training={'steps': 4})
+  with pytest.raises(UsageError, match=r'holds a run of another config: data\.source is'):
+    train(config, averaged.path)
+
+
+def test_a_folder_from_before_a_field_was_there_goes_on(averaged, source, tmp_path):
+  shutil.copytree(averaged.path, tmp_path / 'run')
+  stored = json.loads((tmp_path / 'run/config.json').read_text(encoding='utf-8'))
+  for section, name in (('training', 'best_metric'), ('optimizer', 'nesterov')):
+    del stored[section][name]
+  (tmp_path / 'run/config.json').write_text(json.dumps(stored), encoding='utf-8')
+  config = tiny.config(source, optimizer={'average': 0.9}, training={'steps': 4})
+  assert train(config, tmp_path / 'run').metrics == averaged.metrics
+  assert run.open_run(tmp_path / 'run').config == run.open_run(averaged.path).config
+  with pytest.raises(UsageError, match='nesterov is False there and True here'):
+    train(config | {'optimizer': config['optimizer'] | {'nesterov': True}}, tmp_path / 'run')
+
+
+def test_a_field_that_is_no_more_is_named_with_its_file(averaged, tmp_path):
+  shutil.copytree(averaged.path, tmp_path / 'run')
+  stored = json.loads((tmp_path / 'run/config.json').read_text(encoding='utf-8'))
+  stored['training']['patients'] = 3
+  (tmp_path / 'run/config.json').write_text(json.dumps(stored), encoding='utf-8')
+  with pytest.raises(UsageError, match=r'run/config.json: config.training.patients: no such key'):
+    api.resume(tmp_path / 'run')
+
+
+# On other devices
+
+
+def test_a_run_goes_on_with_fewer_devices(source, tmp_path, monkeypatch, capsys):
+  config = tiny.config(source, parallel={'data': 4}, training={'steps': 4, 'checkpoint_every': 2})
+  whole = train(config, tmp_path / 'whole')
+  half = train(
+    config
+    | {
+      'training': config['training'] | {'steps': 2},
+      'optimizer': config['optimizer'] | {'decay_steps': 4},
+    },
+    tmp_path / 'half',
+  )
+  here = jax.devices()[:2]
+  monkeypatch.setattr(parallel.jax, 'devices', lambda: here)
+  with pytest.raises(UsageError, match='4 devices are wanted, 2 are here; use -1'):
+    train(config, tmp_path / 'new')
+  longer = api.resume(half.path, 4)
+  said = capsys.readouterr().err
+  assert 'devices: 2 of 2' in said
+  assert 'WARNING: the run asks for 4 devices and goes on with 2' in said
+  losses = lambda trained: [row['train/loss'] for row in trained.metrics if 'train/loss' in row]
+  np.testing.assert_allclose(losses(longer)[2:], losses(whole)[2:], rtol=1e-5)  # sums in another order
+  assert longer.evaluate()['loss'] == pytest.approx(whole.evaluate()['loss'], rel=1e-5)
+
+
+# Patience
+
+
+def test_patience_by_a_metric_of_which_more_is_better(source, tmp_path, monkeypatch):
+  accuracies = iter([0.1, 0.3, 0.2, 0.25, 0.29, 0.9])
+  found = lambda *_: {'loss': 9.0, 'accuracy': next(accuracies)}
+  monkeypatch.setattr(hooks, 'evaluate', found)
+  training = {'best_metric': 'validation/accuracy', 'patience': 2, 'evaluate_every': 2, 'checkpoint_every': 2}
+  trained = train(tiny.config(source, training=training), tmp_path / 'run')
+  assert trained.metrics[-1]['step'] == 8  # 2 evaluations after that of step 4
+  assert checkpoint.best(trained.path / 'checkpoints') == trained.step == 4
+
+
+def test_patience_used_up_at_the_last_step_is_an_early_stop(source, tmp_path):
+  training = {'steps': 4, 'patience': 1, 'evaluate_every': 2}
+  trained = train(tiny.config(source, training=training, optimizer={'learning_rate': 0.0}), tmp_path / 'run')
+  assert run.open_run(trained.path).read_status()['message'] == 'early stop'
+  with pytest.raises(UsageError, match=r'ended at step 4 by config.training.patience'):
+    api.resume(trained.path, 8)
+
+
+def test_patience_without_evaluations_is_refused(source):
+  config = api.read_config(tiny.config(source, training={'patience': 1, 'evaluate_every': None}))
+  with pytest.raises(UsageError, match='patience: counts evaluations, so it needs'):
+    prepare.prepare(config)
+
+
+# Told
+
+
+def test_options_without_effect_are_named(source):
+  defaults = api.read_config(tiny.config(source))['optimizer']
+  for name in ('adamw', 'adam', 'sgd', 'lion', 'muon', 'adafactor', 'rmsprop', 'lamb'):
+    assert optimizer.unused(defaults | {'name': name}) == []
+  given = {'momentum': 0.9, 'adam_learning_rate': 0.1, 'beta2': 0.5, 'decay_on': 'all', 'decay_fraction': 0.1}
+  schedule = {'decay_on', 'decay_fraction'}
+  for name, idle in (
+    ('adamw', {'momentum', 'adam_learning_rate'}),
+    ('sgd', {'adam_learning_rate', 'beta2'}),
+    ('rmsprop', {'adam_learning_rate'}),
+    ('muon', {'momentum'}),
+  ):
+    assert set(optimizer.unused(defaults | given | {'name': name})) == idle | schedule
+  used = {
+    'weight_decay': 0.1,
+    'schedule': 'warmup_stable_decay',
+    'name': 'rmsprop',
+    'adam_learning_rate': None,
+  }
+  assert optimizer.unused(defaults | given | used) == []
+
+
+def updates_change(source, field, value, name):
+  """Whether two updates differ by a field of the optimizer: the oracle for `unused`."""
+  base = api.read_config(tiny.config(source))['optimizer'] | {
+    'name': name,
+    'decay_steps': 9,
+    'weight_decay': 0.1,
+  }
+  draw = np.random.default_rng(0)
+  params = {'w': draw.normal(size=(16, 8)).astype(np.float32), 'b': np.ones(8, np.float32)}
+  gradients = [  # ever smaller and of either sign, so that signs of sums (Lion) tell the betas apart
+    {n: (scale * draw.normal(size=p.shape)).astype(np.float32) for n, p in params.items()}
+    for scale in (1, 0.01, 0.003)
+  ]
+  results = []
+  for config in (base, base | {field: value}):
+    transform, moved = optimizer.build(config, 9), params
+    state = transform.init(params)
+    for gradient in gradients:
+      updates, state = transform.update(gradient, state, moved)
+      moved = jax.tree.map(lambda a, b: a + b, moved, updates)
+    results.append(moved)
+  return not all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, results), strict=True))
+
+
+@pytest.mark.parametrize('name', ['adamw', 'sgd', 'lion', 'muon', 'adafactor', 'rmsprop', 'lamb'])
+def test_unused_is_what_changes_no_update(source, name):
+  base = api.read_config(tiny.config(source))['optimizer'] | {'name': name, 'weight_decay': 0.1}
+  for field, value in (
+    ('momentum', 0.5), ('adam_learning_rate', 0.5), ('nesterov', True), ('muon_momentum', 0.5),
+    ('muon_iterations', 2), ('beta1', 0.5), ('beta2', 0.5), ('epsilon', 0.1),
+  ):  # fmt: skip
+    changes = updates_change(source, field, value, name)
+    assert changes == (field not in optimizer.unused(base | {field: value})), field
+
+
+def test_the_dry_run_shows_frozen_parameters_and_counts_all_microbatches(source, capsys):
+  config = tiny.config(source, training={'freeze': 'embed', 'microbatches': 1})
+  api.dry_run(config)
+  first = capsys.readouterr().out
+  assert 'frozen' in next(line for line in first.splitlines() if line.startswith('embed/'))
+  numbers = lambda word: int(
+    next(x for x in first.splitlines() if x.startswith(f'{word} ')).split()[-1].replace(',', '')
+  )
+  assert numbers('all') > numbers('trained') > 0
+  api.dry_run(config | {'training': config['training'] | {'microbatches': 4}})
+  flops = [
+    float(text.partition('FLOPs a step')[2].split()[0].rstrip('kM'))
+    for text in (first, capsys.readouterr().out)
+  ]
+  assert flops[1] == pytest.approx(
+    flops[0], rel=0.1
+  )  # the additions of the accumulation and XLA's fusions apart
+
+
+def test_the_dry_run_refuses_a_folder_of_another_config(averaged, source):
+  with pytest.raises(UsageError, match='holds a run of another config'):
+    api.dry_run(tiny.config(source), averaged.path)
+
+
+def test_every_field_of_the_sections_is_resolved(source):
+  config = api.read_config(tiny.config(source))
+  for section, schema in SECTIONS.items():
+    assert set(config[section]) == set(schema.__dataclass_fields__)
+
+
+# A full disk
+
+
+@pytest.mark.parametrize('file', ['log.txt', 'samples/00000002-sample.txt', 'plots/loss.png'])
+def test_a_full_disk_is_one_line(file, source, tmp_path):
+  """/dev/full takes no byte, like a full disk."""
+  config = tiny.config(source, training={'steps': 2, 'sample_every': 2})
+  config = config | {'data': config['data'] | {'tokenizer': 'bytes'}}
+  folder = tmp_path / 'run'
+  train(config, folder)
+  (folder / file).unlink()
+  partial = (folder / file).with_name(
+    f'.{(folder / file).name}.tmp'
+  )  # as samples are written: beside, and moved
+  os.symlink('/dev/full', partial if file.startswith('samples') else folder / file)
+  shutil.rmtree(folder / 'checkpoints')
+  run.open_run(folder).write_status('interrupted', 0)
+  with pytest.raises(StorageError) as error:
+    train(config, folder)
+  assert 'No space left on device' in str(error.value)
+  assert '\n' not in str(error.value)
