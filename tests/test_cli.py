@@ -49,15 +49,14 @@ def test_bad_input_is_one_line_and_a_status(case, folder):
     status, out, err = bad_input.run(case.command)
   lines = err.splitlines()
   assert lines[-1].startswith('aigc: '), err
-  assert [line for line in lines if line.startswith('aigc: ')] == lines[-1:]
-  assert 'Traceback' not in err
+  assert all(line.startswith('WARNING: checkpoint') for line in lines[:-1]), err  # those passed over, one by one
   for words in case.words:
     assert words in lines[-1]
   assert (status, out) == (case.status, '')
   assert not [name for name in names if name in ('jit(init)', 'jit(step)', 'jit(evaluate)', 'jit(_fill)')]
   assert set(folder.iterdir()) == there
   after = contents(folder)
-  assert {path.name for path in after if after[path] != before.get(path)} <= {'log.txt', 'env.json'}
+  assert {path.name for path in after if after[path] != before.get(path)} <= {'log.txt'}
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before_loudly(capfd):
