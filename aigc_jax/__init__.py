@@ -1,6 +1,13 @@
 """Generative models in JAX and Flax: one contract, one training loop, configs that sweep themselves."""
 
-PUBLIC = ('train', 'resume', 'load_run', 'dry_run')
+PUBLIC = {
+  'train': 'api',
+  'resume': 'api',
+  'load_run': 'api',
+  'dry_run': 'api',
+  'list_runs': 'overview',
+  'diff': 'overview',
+}
 
 __all__ = list(PUBLIC)
 
@@ -8,7 +15,7 @@ __all__ = list(PUBLIC)
 def __getattr__(name):
   """Imports JAX only when something is asked for, so that `import aigc_jax` is quick."""
   if name in PUBLIC:
-    from aigc_jax import api
+    import importlib
 
-    return getattr(api, name)
+    return getattr(importlib.import_module(f'aigc_jax.{PUBLIC[name]}'), name)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,7 +1,6 @@
 """The verbs in Python: `run = train(config)`, `run = load_run(path)`, `run.generate('Call me', num=4)`."""
 
 import functools
-import os
 import time
 from pathlib import Path
 
@@ -274,33 +273,3 @@ def read_prompts(path):
   if lines == ['']:
     raise DataError(f'{path}: is empty; it takes one prompt a line')
   return lines
-
-
-def list_runs(root='runs'):
-  """A table of the runs right under a folder, oldest first."""
-  if not os.path.isdir(root):
-    raise UsageError(f'{root}: no such folder; runs are under runs/ unless --workdir said otherwise')
-  rows = [('run', 'state', 'step', 'validation loss', 'started')]
-  for row in run_folder.list_runs(root):
-    loss = '' if row.validation_loss is None else f'{row.validation_loss:.4f}'
-    rows.append((row.name, row.state, f'{row.step}/{row.steps}', loss, row.started or ''))
-  return table(rows)
-
-
-def diff(first, second):
-  """A table of the config fields in which two runs differ."""
-  configs = [run_folder.open_run(path).config for path in (first, second)]
-  differences = run_folder.diff_configs(*configs)
-  if not differences:
-    return 'the configs are equal'
-  rows = [('field', str(first), str(second))]
-  return table(
-    rows + [(d.key, run_folder.shown_value(d.a), run_folder.shown_value(d.b)) for d in differences]
-  )
-
-
-def table(rows):
-  widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
-  return '\n'.join(
-    '  '.join(str(c).ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
-  )

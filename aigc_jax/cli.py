@@ -189,15 +189,15 @@ class TextWriter:
 
 
 def listing(options):
-  from aigc_jax import api
+  from aigc_jax import overview
 
-  print(api.list_runs(options.root))
+  print(overview.list_runs(options.root))
 
 
 def diff(options):
-  from aigc_jax import api
+  from aigc_jax import overview
 
-  print(api.diff(options.first, options.second))
+  print(overview.diff(options.first, options.second))
 
 
 def dispatch(arguments):

@@ -49,7 +49,9 @@ def test_bad_input_is_one_line_and_a_status(case, folder):
     status, out, err = bad_input.run(case.command)
   lines = err.splitlines()
   assert lines[-1].startswith('aigc: '), err
-  assert all(line.startswith('WARNING: checkpoint') for line in lines[:-1]), err  # those passed over, one by one
+  assert all(line.startswith('WARNING: checkpoint') for line in lines[:-1]), (
+    err
+  )  # those passed over, one by one
   for words in case.words:
     assert words in lines[-1]
   assert (status, out) == (case.status, '')
@@ -83,13 +85,16 @@ def python(*arguments, **options):
   return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=300, **options)
 
 
-def test_help_and_import_do_not_start_jax():
+def test_help_and_reading_do_not_start_jax(folder):
   code = 'import sys, aigc_jax; from aigc_jax import cli; code = cli.main(sys.argv[1:]); print([m for m in ' \
     '("jax", "numpy", "flax", "orbax", "grain", "matplotlib") if m in sys.modules], code)'  # fmt: skip
   found = python('-c', code.replace('code = cli.main(sys.argv[1:])', 'code = 0'))
   assert found.stdout.splitlines()[-1] == '[] 0', found.stderr
   wrong = python('-c', code, 'trian')
   assert wrong.stdout.splitlines()[-1] == '[] 64', wrong.stderr
+  for verb in (['list', str(folder)], ['diff', str(folder / 'run'), str(folder / 'run')]):
+    read = python('-c', code.replace('"numpy", ', ''), *verb)
+    assert read.stdout.splitlines()[-1] == '[] 0', read.stderr
   found = python('-X', 'importtime', '-m', 'aigc_jax.cli', '--help')
   assert found.returncode == 0
   assert 'aigc train --config=' in found.stdout
