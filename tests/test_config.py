@@ -199,18 +199,17 @@ def test_config_dict_placeholders_and_references():
   config = ml_collections.ConfigDict(SMALL)
   config.optimizer = dict(clip_norm=config_dict.placeholder(float), learning_rate=1)
   config.training = dict(steps=30)
-  config.model.width = config.get_ref('seed') if 'seed' in config else 16
+  config.model.width = config.training.get_ref('steps')
+  config.optimizer.warmup_steps = config.training.get_ref('steps') // 10
+  config.training.steps = 50
+  assert all(type(section) is dict for section in as_dict(config).values())
   found = resolve(config, SCHEMAS)
-  assert found['optimizer']['clip_norm'] is None
-  assert (found['optimizer']['learning_rate'], type(found['optimizer']['learning_rate'])) == (1.0, float)
-  assert (found['training']['steps'], found['model']['width']) == (30, 16)
-  assert type(as_dict(config)['optimizer']) is dict
-  assert (
-    resolve(override(as_dict(config), [('optimizer.clip_norm', '2')], SCHEMAS), SCHEMAS)['optimizer'][
-      'clip_norm'
-    ]
-    == 2.0
-  )
+  assert found['optimizer'] == {'learning_rate': 1.0, 'clip_norm': None, 'warmup_steps': 5}
+  assert type(found['optimizer']['learning_rate']) is float
+  assert found['model']['width'] == 50, 'what is referred to, as it is when resolved'
+  assert resolved(('optimizer.clip_norm', '2'), config=as_dict(config))['optimizer']['clip_norm'] == 2.0
+  config.optimizer.clip_norm = 0.5
+  assert resolve(config, SCHEMAS)['optimizer']['clip_norm'] == 0.5
 
 
 def test_json_round_trip_is_exact():
