@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 
@@ -66,6 +67,12 @@ def same_bits(a, b):
   return a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
 
 
+def samples(path):
+  """{step: text} of a run's samples, oldest first."""
+  files = sorted((path / 'samples').iterdir())
+  return {int(file.name.removesuffix('-sample.txt')): file.read_text(encoding='utf-8') for file in files}
+
+
 def contents(folder):
   return {path: path.read_bytes() for path in folder.rglob('*') if path.is_file() and path.name != '.lock'}
 
@@ -118,6 +125,12 @@ def test_what_a_run_leaves_behind(plain):
   assert run.open_run(trained.path).read_status() | {'updated': ''} == {
     'state': 'done', 'step': 12, 'checkpoint': 12, 'message': 'done', 'updated': '',
   }  # fmt: skip
+  # (the last line of progress comes before the last checkpoint)
+  log = (trained.path / 'log.txt').read_text(encoding='utf-8')
+  progress = r'^step 12/12  loss \d\.\d{4}  [\d.]+[kM]? tokens/s  ETA 0:00  saved 8$'
+  assert len(re.findall(progress, log, re.MULTILINE)) == 1
+  assert list(samples(trained.path)) == [12], 'sample_every is None: at the end only'
+  assert f'--- sample at step 12 ---\n{samples(trained.path)[12]}\n---\n' in log
   row = [row for row in trained.metrics if 'train/loss' in row][-1]
   assert {'train/loss', 'train/gradient_norm', 'train/parameter_norm', 'learning_rate'} <= row.keys()
   row = [row for row in trained.metrics if 'validation/loss' in row][-1]
@@ -156,18 +169,26 @@ def test_another_config_on_the_folder_is_refused(plain, source):
 
 def test_a_longer_run_goes_on_with_one_compilation(plain, source, tmp_path):
   """The schedule ends where it did, so the rate is constant here; the unbroken run has the same 16 steps."""
-  constant = {'schedule': 'constant'}
-  short = train(tiny.config(source, optimizer=constant), tmp_path / 'a')
+  constant, sampled = {'schedule': 'constant'}, {'sample_every': 5}
+  short = train(tiny.config(source, optimizer=constant, training=sampled), tmp_path / 'a')
+  assert list(samples(short.path)) == [5, 10, 12]
   loss = short.metrics[-1]['validation/loss']
   with count_compilations() as names:
     longer = api.resume(short.path, 16, quiet=True)
   assert names.count('jit(step)') == 1
   assert 'jit(init)' not in names
-  unbroken = tiny.config(source, optimizer=constant | {'decay_steps': 12}, training={'steps': 16})
+  unbroken = tiny.config(source, optimizer=constant | {'decay_steps': 12}, training=sampled | {'steps': 16})
   unbroken = train(unbroken, tmp_path / 'b')
   assert longer.config == unbroken.config
   assert kill_and_resume.differences(longer.path, unbroken.path) == []
   assert longer.metrics[-1]['validation/loss'] < loss
+  there = samples(longer.path)
+  assert list(there) == [5, 10, 12, 15, 16]
+  assert all(0 < len(text) <= 4 for text in there.values()), (
+    'config.task.sample_tokens, after an empty prompt'
+  )
+  del there[12]  # where the shorter run ended
+  assert there == samples(unbroken.path), 'the key of a sample is of the run and its step'
 
 
 def test_a_changed_corpus_is_refused(source, tmp_path):
