@@ -54,20 +54,23 @@ def place(experiment):
   return Prepared(program, floats, key, example, target)
 
 
-def compile_step(prepared):
-  """The one compilation of the train step: ahead of time, so that another shape is an error and never a second one."""
+def lower_step(prepared):
+  """The train step for the shapes of the example; compiled ahead of time, so that another shape is an error."""
   batch = prepared.program.put_batch(prepared.example)
-  return prepared.program.step.lower(prepared.floats, prepared.target, batch).compile()
+  return prepared.program.step.lower(prepared.floats, prepared.target, batch)
 
 
-def flops_of(compiled, experiment, prepared):
-  """Floating-point operations of a step, as XLA counts them, or None."""
-  if experiment.config['training']['microbatches'] > 1:  # XLA counts the body of their loop once
-    config = experiment.config | {'training': experiment.config['training'] | {'microbatches': 1}}
-    whole = parallel.make_parallel(config, tasks.build, experiment.devices)
-    compiled = whole.step.lower(prepared.floats, prepared.target, whole.put_batch(prepared.example))
-  found = compiled.cost_analysis()
-  found = found[0] if isinstance(found, list) else found
+def flops_of(lowered, experiment, prepared):
+  """Floating-point operations of a step on all devices together, as XLA counts them, or None."""
+  config = experiment.config
+  training, places = config['training'], config['parallel']
+  if (
+    training['microbatches'] > 1 or places['mode'] == 'pmap'
+  ):  # a loop's body and a device's part are counted once
+    whole = {'training': training | {'microbatches': 1}, 'parallel': places | {'mode': 'mesh'}}
+    program = parallel.make_parallel(config | whole, tasks.build, experiment.devices)
+    lowered = lower_step(prepared._replace(program=program))
+  found = lowered.cost_analysis()
   return (found or {}).get('flops')
 
 
@@ -86,9 +89,9 @@ def dry_run(experiment):
   """The parameter table, memory and FLOPs of the compiled step, as text; takes no step."""
   prepared, config = place(experiment), experiment.config
   began = time.perf_counter()
-  compiled = compile_step(prepared)
-  seconds, memory = time.perf_counter() - began, compiled.memory_analysis()
-  flops = flops_of(compiled, experiment, prepared)
+  lowered = lower_step(prepared)
+  memory = lowered.compile().memory_analysis()
+  seconds, flops = time.perf_counter() - began, flops_of(lowered, experiment, prepared)
   rows = config['data']['batch_size'] * config['data']['sequence_length']
   lines = [*parameter_table(prepared.target), '']
   lines += [f'{name.replace("_", " "):<24}{value}' for name, value in experiment.dataset.facts.items()]
@@ -217,7 +220,8 @@ def take_steps(experiment, prepared, folder, console, state, start, writer, chec
     folder.write_status('done', start, checkpoint=start, message='early stop')
     return Outcome(state, start, 'early stop')
   compile_began = time.perf_counter()
-  compiled = compile_step(prepared)
+  lowered = lower_step(prepared)
+  compiled = lowered.compile()  # the one compilation of the train step
   now = time.perf_counter()
   console.say(f'compiled in {now - compile_began:.1f} s; first step {now - began:.1f} s after the start')
   save = hooks.saver(checkpointer, writer, notes)
@@ -234,7 +238,7 @@ def take_steps(experiment, prepared, folder, console, state, start, writer, chec
     steps=training['steps'],
     log_every=training['log_every'],
     unit=task.unit,
-    flops=flops_of(compiled, experiment, prepared),
+    flops=flops_of(lowered, experiment, prepared),
     devices=devices,
     notes=notes,
     saved=lambda: checkpointer.newest,

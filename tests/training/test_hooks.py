@@ -40,7 +40,7 @@ def recorder(kind='cpu', **options):
     unit='tokens',
     devices=[SimpleNamespace(device_kind=kind)] * 2,
     notes=notes,
-    **{'flops': None} | options,
+    **{'flops': None, 'saved': lambda: notes.get('saved')} | options,
   )
   return record, rows, notes
 
@@ -54,7 +54,7 @@ def test_the_plain_lines_of_progress(seconds, monkeypatch, capsys):
     assert notes['step'] == step
     if step == 12:  # a checkpoint that takes 20 s
       seconds.append(20.0)
-      notes |= {'checkpoint': 12, 'pause': 20.0}
+      notes |= {'saved': 12, 'pause': 20.0}
   # The rate is that of the steps alone; what is left will have its pauses too.
   assert capsys.readouterr().err.splitlines() == [
     'step 12/15  loss 2.8000  100 tokens/s  ETA 1:30',
@@ -106,13 +106,13 @@ def evaluation(batches, **training):
     total, weight = batch
     return {'loss': (total, weight), 'accuracy': (weight / 2, weight)}
 
-  training = {'patience': None, 'patience_metric': 'validation/loss', 'evaluate_every': 5} | training
+  training = {'patience': None, 'best_metric': 'validation/loss', 'evaluate_every': 5} | training
   hook = hooks.evaluation(
     {'training': training},
     SimpleNamespace(evaluate=evaluate, put_batch=lambda batch: batch),
     {},
     SimpleNamespace(validation_batches=lambda: iter(batches)),
-    SimpleNamespace(report=lambda means: means | {'twice': 2 * means['loss']}),
+    SimpleNamespace(report=lambda means: means | {'twice': 2 * means['loss']}, higher_is_better=()),
     rows,
     console.Console(quiet=True),
     [],

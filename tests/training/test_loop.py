@@ -95,7 +95,9 @@ def test_a_hook_ends_the_run_when_the_others_of_that_step_are_done():
   assert outcome == Outcome(4, 4, 'early stop')
   assert log[-3:] == [('record', 4), (0, 4), (1, 4)]
   outcome, log = run(0, 4, every=(2, 4, None), asks_at=[(0, 4)])
-  assert outcome == Outcome(4, 4, 'done'), 'it ends there anyway'
+  assert outcome == Outcome(4, 4, 'early stop'), (
+    'at the last step too, so that it is not made longer unawares'
+  )
   assert log[-1] == (2, 4)
 
 

@@ -125,9 +125,9 @@ def test_what_a_run_leaves_behind(plain):
   assert run.open_run(trained.path).read_status() | {'updated': ''} == {
     'state': 'done', 'step': 12, 'checkpoint': 12, 'message': 'done', 'updated': '',
   }  # fmt: skip
-  # (the last line of progress comes before the last checkpoint)
+  # The last line of progress comes before the last checkpoint; that of step 8 may be on its way still.
   log = (trained.path / 'log.txt').read_text(encoding='utf-8')
-  progress = r'^step 12/12  loss \d\.\d{4}  [\d.]+[kM]? tokens/s  ETA 0:00  saved 8$'
+  progress = r'^step 12/12  loss \d\.\d{4}  [\d.]+[kM]? tokens/s  ETA 0:00  saved [48]$'
   assert len(re.findall(progress, log, re.MULTILINE)) == 1
   assert list(samples(trained.path)) == [12], 'sample_every is None: at the end only'
   assert f'--- sample at step 12 ---\n{samples(trained.path)[12]}\n---\n' in log
