@@ -3,9 +3,10 @@
 import os
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-# Hundreds of small programs are compiled here to run for an instant: making code faster takes longer than it saves.
-os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
 
 import jax
 
 jax.config.update('jax_num_cpu_devices', 8)
+# Hundreds of small programs are compiled here to run for an instant: making code faster takes longer than it saves.
+# Set in this process alone: a subprocess, such as those that are killed and resumed, runs the program that users run.
+jax.config.update('jax_disable_most_optimizations', True)
