@@ -184,10 +184,25 @@ def load_file(text):
     raise UsageError(f'{path}{line}: {type(error).__name__}: {error}') from error
 
 
+class Required:
+  """The value of a required placeholder that nobody has filled in."""
+
+
 def as_dict(config):
-  """A ConfigDict (placeholders are None) or nested mapping -> nested plain dicts."""
-  config = config.to_dict() if hasattr(config, 'to_dict') else config
+  """A ConfigDict (placeholders are None, required ones Required) or nested mapping -> nested plain dicts."""
+  if hasattr(config, 'to_dict'):
+    config = {k: referred(v) for k, v in config.items(preserve_field_references=True)}
   return {k: as_dict(v) if isinstance(v, Mapping) or hasattr(v, 'to_dict') else v for k, v in config.items()}
+
+
+def referred(value):
+  """What a ConfigDict's field reference refers to; other values as they are."""
+  from ml_collections.config_dict import FieldReference, RequiredValueError
+
+  try:
+    return value.get() if isinstance(value, FieldReference) else value
+  except RequiredValueError:
+    return Required
 
 
 def find_field(sections, key):
@@ -221,6 +236,8 @@ def parse_text(key, text, field):
 def check_value(key, value, field):
   """The value in the field's type. Raises UsageError that says what would be right."""
   where = f'config.{key}: {value!r}'
+  if value is Required:
+    raise UsageError(f'config.{key}: must be given, by --config.{key}=VALUE; {expected(field)}')
   if value is None:
     if field.optional or field.default is dataclasses.MISSING:
       return None

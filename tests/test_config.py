@@ -284,3 +284,15 @@ def test_a_config_file_is_found_from_anywhere(tmp_path, monkeypatch):
   assert load_file('mine.py') == {'seed': 'a'}
   assert load_file('mine.py:b') == {'seed': 'b'}
   assert load_file(os.path.relpath(there)) == {'seed': 'a'}
+
+
+def test_a_required_placeholder_that_nobody_fills_in_is_named():
+  from aigc_jax import api
+
+  config = config_dict.ConfigDict({'task': {'name': 'language'}, 'model': {'name': 'transformer'}})
+  config.optimizer = {'clip_norm': config_dict.required_placeholder(float)}
+  with pytest.raises(
+    UsageError, match=r'^config.optimizer.clip_norm: must be given, by --config.optimizer.clip_norm='
+  ):
+    api.read_config(config)
+  assert api.read_config(config, [('optimizer.clip_norm', '0.5')])['optimizer']['clip_norm'] == 0.5

@@ -4,6 +4,7 @@ A decoder is a NamedTuple of pure functions (`models.decoder` makes one):
   init_cache(batch_size, length) -> cache, any pytree, with room for `length` positions, padding included;
   step(params, cache, tokens [batch, n], mask [batch, n] or None) -> (logits [batch, n, vocabulary], cache), where mask
     False marks padding on the left, allowed while the cache is being filled with a prompt;
+  vocabulary_size: of its logits;
   context_length: the most tokens it can look back over, the last one included; None: no limit (recurrent networks).
 
 Text longer than the context is continued over a window that jumps: when a row has filled the context, its last half is
@@ -151,8 +152,7 @@ def _refill(decoder, params, texts, live, state, sampling, remaining):
   last = np.array([text[-1] for text in texts], np.int32)
   seen = None
   if sampling.repetition_penalty is not None:
-    vocabulary = jax.eval_shape(decoder.step, params, cache, last[:, None])[0].shape[-1]
-    seen = np.zeros((len(texts), vocabulary), bool)
+    seen = np.zeros((len(texts), decoder.vocabulary_size), bool)
     for row, text in enumerate(texts):
       seen[row, text] = True
   return _State(cache, jnp.asarray(last), seen if seen is None else jnp.asarray(seen)), left

@@ -132,8 +132,13 @@ def choose(logits, sampling: Sampling, uniform, seen=None):
 
 
 def greedy(logits):
-  """The first of the most probable tokens, [batch] int32."""
-  return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+  """The first of the most probable tokens, [batch] int32.
+
+  By two reductions that XLA's CPU backend makes into vector code; its argmax takes five times as long.
+  """
+  size = logits.shape[-1]
+  most = logits == logits.max(-1, keepdims=True)
+  return jnp.where(most, jnp.arange(size, dtype=jnp.int32), size - 1).min(-1)
 
 
 def draw(logits, uniform):

@@ -25,6 +25,7 @@ class Decoder(NamedTuple):
 
   init_cache: Callable  # batch_size, length -> cache
   step: Callable  # params, cache, tokens [batch, n], mask=None -> (logits [batch, n, vocabulary], cache)
+  vocabulary_size: int
   context_length: int  # tokens the model was made for
 
 
@@ -34,4 +35,4 @@ def decoder(module):
   def step(params, cache, tokens, mask=None):
     return module.apply({'params': params}, tokens, cache, mask, method='decode')
 
-  return Decoder(module.init_cache, step, module.context_length)
+  return Decoder(module.init_cache, step, module.vocabulary_size, module.context_length)

@@ -40,7 +40,7 @@ def windowed(context_length):
     hidden = np.tanh(np.cos(np.arange(len(window))) @ params['embed'][window])
     return 2 * params['head'] @ hidden
 
-  return Toy(Decoder(init_cache, step, context_length), params, full)
+  return Toy(Decoder(init_cache, step, VOCABULARY, context_length), params, full)
 
 
 def recurrent():
@@ -63,7 +63,9 @@ def recurrent():
       hidden = np.tanh(hidden @ params['hidden'] + params['embed'][token])
     return 8 * hidden @ params['head']
 
-  return Toy(Decoder(lambda batch_size, length: jnp.zeros((batch_size, 6)), step, None), params, full)
+  return Toy(
+    Decoder(lambda batch_size, length: jnp.zeros((batch_size, 6)), step, VOCABULARY, None), params, full
+  )
 
 
 def scripted(script, vocabulary, context_length=None):
@@ -75,6 +77,5 @@ def scripted(script, vocabulary, context_length=None):
     counts = count[:, None] + jnp.cumsum(jnp.ones_like(tokens) if mask is None else mask, axis=1)
     return params[jnp.clip(counts - 1, 0, len(script) - 1)], counts[:, -1]
 
-  return Toy(
-    Decoder(lambda batch_size, length: jnp.zeros(batch_size, jnp.int32), step, context_length), logits, None
-  )
+  init_cache = lambda batch_size, length: jnp.zeros(batch_size, jnp.int32)
+  return Toy(Decoder(init_cache, step, vocabulary, context_length), logits, None)
