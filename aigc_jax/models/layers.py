@@ -83,10 +83,29 @@ class Norm(nn.Module):
     return x.astype(self.dtype)
 
 
+@jax.custom_jvp
+def gelu(x):
+  """x Phi(x) (Hendrycks & Gimpel 2016, section 2). jax.nn.gelu takes erfc, twice as slow on a CPU."""
+  return x * normal_cumulative(x)
+
+
+@gelu.defjvp
+def gelu_slope(primals, tangents):
+  """Phi(x) + x phi(x), written out: JAX 0.12 cannot take the slope of erf inside shard_map."""
+  (x,), (change,) = primals, tangents
+  cumulative, x32 = normal_cumulative(x), x.astype(jnp.float32)
+  density = jnp.exp(-0.5 * x32 * x32) * (1 / math.sqrt(2 * math.pi))
+  return x * cumulative, change * (cumulative + (x32 * density).astype(x.dtype))
+
+
+def normal_cumulative(x):
+  """Phi, the probability that a standard normal number is below x; the error function in float32."""
+  return 0.5 * (1 + jax.lax.erf(x.astype(jnp.float32) * math.sqrt(0.5)).astype(x.dtype))
+
+
 ACTIVATIONS = {
-  # Hendrycks & Gimpel 2016, section 2; jax.nn.gelu takes erfc, twice as slow on a CPU
-  'gelu': lambda x: 0.5 * x * (1 + jax.lax.erf(x.astype(jnp.float32) * math.sqrt(0.5)).astype(x.dtype)),
-  'gelu_tanh': lambda x: jax.nn.gelu(x, approximate=True),  # ibid., the approximation by tanh
+  'gelu': gelu,
+  'gelu_tanh': lambda x: jax.nn.gelu(x, approximate=True),  # the same paper's approximation by tanh
   'relu': jax.nn.relu,
   'relu2': lambda x: jnp.square(jax.nn.relu(x)),  # So et al. 2021 (Primer)
 }
