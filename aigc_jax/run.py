@@ -28,7 +28,7 @@ from aigc_jax.environment import environment, now
 from aigc_jax.errors import DataError, StorageError, UsageError
 from aigc_jax.files import read_json, storage_errors, write_atomically, write_json
 
-FORMAT = 1
+FORMAT = 2  # 1 called training.best_metric patience_metric
 CONFIG, ENVIRONMENT, STATUS = 'config.json', 'env.json', 'status.json'
 METRICS, LOCK = 'metrics.jsonl', '.lock'
 
@@ -51,6 +51,8 @@ class Run:
         f'{self.path}: written by a newer aigc_jax (format {written}, this one reads up to {FORMAT}); '
         'upgrade aigc_jax'
       )
+    if written < 2 and 'patience_metric' in config.get('training', {}):
+      config['training']['best_metric'] = config['training'].pop('patience_metric')
     return config
 
   def write_status(self, state, step, *, checkpoint=None, message=''):

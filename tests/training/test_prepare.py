@@ -122,6 +122,16 @@ def test_a_folder_from_before_a_field_was_there_goes_on(averaged, source, tmp_pa
     train(config | {'optimizer': config['optimizer'] | {'nesterov': True}}, tmp_path / 'run')
 
 
+def test_a_folder_of_the_first_format_goes_on(averaged, tmp_path):
+  shutil.copytree(averaged.path, tmp_path / 'run')
+  stored = json.loads((tmp_path / 'run/config.json').read_text(encoding='utf-8'))
+  stored['training']['patience_metric'] = stored['training'].pop('best_metric')
+  (tmp_path / 'run/config.json').write_text(json.dumps(stored | {'format': 1}), encoding='utf-8')
+  assert api.resume(tmp_path / 'run', quiet=True).config == averaged.config
+  stored = json.loads((tmp_path / 'run/config.json').read_text(encoding='utf-8'))
+  assert stored['format'] == 1, 'reading changes nothing'
+
+
 def test_a_field_that_is_no_more_is_named_with_its_file(averaged, tmp_path):
   shutil.copytree(averaged.path, tmp_path / 'run')
   stored = json.loads((tmp_path / 'run/config.json').read_text(encoding='utf-8'))
