@@ -1,6 +1,7 @@
 """The verbs in Python: `run = train(config)`, `run = load_run(path)`, `run.generate('Call me', num=4)`."""
 
 import functools
+import os
 import time
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import jax
 
 from aigc_jax import data, memory, models, tasks
 from aigc_jax import run as run_folder
-from aigc_jax.config import Schemas, as_dict, floats_of, load_file, override, resolve
+from aigc_jax.config import Schemas, floats_of, load_file, override, resolve
 from aigc_jax.data import tokenizers
 from aigc_jax.errors import DataError, UsageError
 from aigc_jax.generation import text
@@ -44,7 +45,7 @@ def config_of(path):
 
 def read_config(config, overrides=()):
   """The resolved config of 'FILE.py:VARIANT', a ConfigDict or nested dicts. Raises UsageError."""
-  config, known = load_file(config) if isinstance(config, str) else as_dict(config), schemas()
+  config, known = load_file(str(config)) if isinstance(config, str | os.PathLike) else config, schemas()
   return resolve(override(config, list(overrides), known), known)
 
 
@@ -71,19 +72,17 @@ def train(config, workdir=None, overrides=(), quiet=False, began=None):
     AigcError: its one line says what, where and what would be right; nothing is left behind by a bad config.
   """
   set_up()
-  began, label = began or time.perf_counter(), config if isinstance(config, str) else 'run'
+  began = began or time.perf_counter()
+  label = str(config) if isinstance(config, str | os.PathLike) else 'run'
   return start(read_config(config, overrides), workdir, label, began, quiet)
 
 
 def prepare_in(workdir, config, may_differ=()):
   """The Experiment of a resolved config, in a run folder that may have begun. Refuses a folder of another config."""
-  if workdir is None or not Path(workdir).exists():
+  if workdir is None or not os.path.exists(workdir):
     return prepare.prepare(config)
   path, config = Path(workdir), prepare.fill_in(config)
-  open_yet = {
-    key for key, value in run_folder.flattened(config).items() if value is None
-  }  # for the data to decide
-  run_folder.check_folder(path, config, {*may_differ, *open_yet}, resolved)
+  run_folder.check_folder(path, config, {*may_differ, *schemas().open_fields(config)}, resolved)
   begun = (path / run_folder.CONFIG).exists()
   return prepare.prepare(config, run_folder.open_run(path) if begun else None)
 

@@ -5,6 +5,8 @@ rest from *schemas*: dataclasses (a Linen module is one too) whose annotations g
 floats of `task`, `model` and `optimizer` are inputs of the compiled program; everything else is its structure.
 """
 
+import contextlib
+import copy
 import dataclasses
 import importlib.util
 import json
@@ -145,6 +147,8 @@ class Schemas(NamedTuple):
     for section, choices in (('task', self.task), ('model', self.model)):
       given = config.get(section, {})
       name = given.get('name') if isinstance(given, Mapping) else given
+      if name is Required:
+        raise UsageError(f'config.{section}.name: must be given, by --config.{section}.name=NAME')
       if not isinstance(name, str) or name not in choices:
         close = nearest(name, choices)
         raise UsageError(
@@ -154,9 +158,18 @@ class Schemas(NamedTuple):
     found['optimizer'] = fields_of(self.optimizer)
     return found | {section: fields_of(schema) for section, schema in SECTIONS.items()}
 
+  def open_fields(self, config):
+    """Dotted keys that `config` leaves open for the data to decide (a vocabulary's size)."""
+    return [
+      f'{section}.{name}'
+      for section, fields in self.sections(config).items()
+      for name, field in fields.items()
+      if field.default is dataclasses.MISSING and config[section][name] is None
+    ]
+
 
 def load_file(text):
-  """'path.py' or 'path.py:variant' -> what its get_config returns, as a plain dict. Raises UsageError."""
+  """'path.py' or 'path.py:variant' -> what its get_config returns, a ConfigDict or dict. Raises UsageError."""
   path, colon, variant = text.partition('.py:')
   path, variant = (path + '.py', variant) if colon else (text, '')
   if not os.path.isfile(path):
@@ -175,7 +188,7 @@ def load_file(text):
     config = module.get_config(variant) if colon else module.get_config()
     if not hasattr(config, 'items'):
       raise UsageError(f'{path}: get_config() returns {config!r}; it takes a ConfigDict or a dict')
-    return as_dict(config)
+    return config
   except UsageError:
     raise
   except Exception as error:
@@ -277,19 +290,30 @@ def expected(field):
 
 
 def override(config, overrides, schemas):
-  """Applies [(dotted key, text or value)] in order; names of tasks and models first, since they decide the rest."""
-  config = {k: dict(v) if isinstance(v, dict) else v for k, v in config.items()}
+  """Applies [(dotted key, text or value)] in order; names of tasks and models first, since they decide the rest.
+
+  In a ConfigDict, references to a field that is overridden follow it. Returns nested plain dicts.
+  """
+  config = (
+    config.as_configdict() if hasattr(config, 'as_configdict') else copy.deepcopy(config)
+  )  # a frozen one
   names = [o for o in overrides if o[0] in ('task.name', 'model.name')]
   for key, value in names + [o for o in overrides if o not in names]:
     section, _, name = key.rpartition('.')
     if (key, value) not in names:
-      field = find_field(schemas.sections(config), key)
+      field = find_field(schemas.sections(as_dict(config)), key)
       value = parse_text(key, value, field) if isinstance(value, str) else value
-    if section:
-      config.setdefault(section, {})[name] = value
-    else:
-      config[name] = value
-  return config
+    with contextlib.ExitStack() as stack:
+      if hasattr(config, 'to_dict'):
+        stack.enter_context(config.unlocked())
+        stack.enter_context(config.ignore_type())  # `resolve` checks types, and says more
+      if section and section not in config:
+        config[section] = {}
+      place = config[section] if section else config
+      if not hasattr(place, 'items'):
+        raise UsageError(f'config.{section}: {place!r} is not a section of fields')
+      place[name] = value
+  return as_dict(config)
 
 
 def resolve(config, schemas):

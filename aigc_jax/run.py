@@ -103,7 +103,7 @@ def create(path, config, *, may_differ=(), label='run', root='runs', upgrade=lam
   config = json.loads(json.dumps(config))  # tuples become lists, as they do in the file
   folder = new_folder(label, root) if path is None else pathlib.Path(path)
   check_folder(folder, config, may_differ, upgrade)
-  fresh = path is None or not folder.exists()
+  fresh = path is None or not os.path.exists(folder)
   with contextlib.ExitStack() as stack:
     try:
       with storage_errors(folder):
@@ -132,12 +132,13 @@ def new_folder(label, root):
 
 def check_folder(folder, config, may_differ, upgrade):
   """Raises UsageError unless `config` can start or go on in `folder`; changes nothing."""
-  if not folder.exists():
+  if not os.path.exists(folder):  # (a Path raises where a name is too long or a folder closed)
     return
   if not folder.is_dir():
     raise UsageError(f'{folder}: is a file, not a run folder; choose another --workdir')
   if not (folder / CONFIG).exists():
-    strangers = sorted(name for name in os.listdir(folder) if name not in (LOCK, f'.{CONFIG}.tmp'))
+    with storage_errors(folder):
+      strangers = sorted(name for name in os.listdir(folder) if name not in (LOCK, f'.{CONFIG}.tmp'))
     if strangers:
       raise UsageError(
         f'{folder}: is not empty and not a run (it has {strangers[0]} and no {CONFIG}); '
@@ -210,7 +211,7 @@ class MetricsWriter:
     folder, last = pathlib.Path(folder), -1 if resumed_from is None else resumed_from
     cut_back(folder / METRICS, last)
     with storage_errors(folder):
-      self._file = open(folder / METRICS, 'ab')  # noqa: SIM115 (closed by close)
+      self._file = open(folder / METRICS, 'ab', buffering=0)  # noqa: SIM115 (closed by close)
       self._events = tensorboard.EventWriter(folder / 'tensorboard', last) if tensorboard_files else None
 
   def write(self, step, metrics):
@@ -219,7 +220,6 @@ class MetricsWriter:
     line = {'step': int(step)} | {n: v if math.isfinite(v) else str(v) for n, v in numbers.items()}
     with storage_errors(self._file.name):
       self._file.write(json.dumps(line, ensure_ascii=False).encode('utf-8') + b'\n')
-      self._file.flush()
       if self._events:
         self._events.write(int(step), numbers)
 
@@ -237,8 +237,11 @@ class MetricsWriter:
   def __enter__(self):
     return self
 
-  def __exit__(self, *_):
-    self.close()
+  def __exit__(self, kind, *_):
+    with contextlib.suppress(
+      *(() if kind is None else (StorageError,))
+    ):  # the first error is what people must see
+      self.close()
 
 
 def cut_back(file, step):

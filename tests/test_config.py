@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 import pytest
 from ml_collections import config_dict
+from ml_collections.config_dict import RequiredValueError
 
 from aigc_jax import api
 from aigc_jax.config import (
@@ -296,3 +297,20 @@ def test_a_required_placeholder_that_nobody_fills_in_is_named():
   ):
     api.read_config(config)
   assert api.read_config(config, [('optimizer.clip_norm', '0.5')])['optimizer']['clip_norm'] == 0.5
+
+
+def test_references_follow_what_the_command_line_overrides():
+  from aigc_jax import api
+
+  config = config_dict.ConfigDict({'task': {'name': 'language'}, 'model': {'name': 'transformer'}})
+  config.data = {'sequence_length': config_dict.required_placeholder(int)}
+  config.model.context_length = config.data.get_ref('sequence_length')
+  found = api.read_config(config, [('data.sequence_length', '32'), ('optimizer.learning_rate', '1')])
+  assert (found['model']['context_length'], found['optimizer']['learning_rate']) == (32, 1.0)
+  with pytest.raises(RequiredValueError):
+    config.data.sequence_length  # the caller's own is as it was  # noqa: B018
+  frozen = config_dict.FrozenConfigDict({'task': {'name': 'language'}, 'model': {'name': 'transformer'}})
+  assert api.read_config(frozen, [('model.layers', '2')])['model']['layers'] == 2
+  config.model.name = config_dict.required_placeholder(str)
+  with pytest.raises(UsageError, match=r'^config.model.name: must be given, by --config.model.name='):
+    api.read_config(config)

@@ -266,10 +266,21 @@ def test_list_and_diff(tmp_path):
 
 
 def test_a_disk_that_is_full_while_metrics_are_written_is_one_line(tmp_path):
-  writer = run.MetricsWriter(tmp_path, tensorboard_files=False)
-  writer._file.close()
-  writer._file = open('/dev/full', 'ab')  # noqa: SIM115 (takes no byte, like a full disk)
-  for call in (lambda: writer.write(1, {'train/loss': 1.0}), writer.close):
-    with pytest.raises(StorageError, match='cannot be written: No space left on device') as error:
-      call()
-    assert '\n' not in str(error.value)
+  def full_writer():
+    writer = run.MetricsWriter(tmp_path, tensorboard_files=False)
+    writer._file.close()
+    writer._file = open('/dev/full', 'ab', buffering=0)  # noqa: SIM115 (takes no byte, like a full disk)
+    return writer
+
+  with pytest.raises(StorageError, match='cannot be written: No space left on device') as error:
+    full_writer().write(1, {'train/loss': 1.0})
+  assert '\n' not in str(error.value)
+
+  def fail():
+    with full_writer() as writer:
+      writer._file = open('/dev/full', 'ab')  # noqa: SIM115
+      writer._file.write(b'x')  # cannot be flushed when it is closed
+      raise ZeroDivisionError
+
+  with pytest.raises(ZeroDivisionError):  # what went wrong first is what people see
+    fail()

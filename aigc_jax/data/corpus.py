@@ -5,6 +5,7 @@ separator and the first is preceded by the separator's last token: every token o
 a document looks the same wherever it lies.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -17,7 +18,7 @@ import numpy as np
 from aigc_jax.data import cache, tokenizers
 from aigc_jax.data.sources import Piece, Source, open_source
 from aigc_jax.data.tokenizers import Tokenizer
-from aigc_jax.errors import DataError
+from aigc_jax.errors import DataError, StorageError
 
 FORMAT = 2  # of the cached arrays
 CACHED_FROM = 8 << 20  # bytes of text; less is tokenized at each start
@@ -73,15 +74,8 @@ def read(config: dict[str, Any], tokenizer: Tokenizer | None, train: bool) -> Co
   make = functools.partial(_make, config, sources, tokenizer)
   if sum(source.size for source in sources.values()) < CACHED_FROM:
     return make(None)
-  description = {
-    'format': FORMAT,
-    'sources': [(name, source.sha256, source.reading) for name, source in sources.items()],
-    'validation_fraction': config['validation_fraction'],
-    'tokenizer': tokenizer.sha256 if tokenizer else config['tokenizer'],
-  }
-  key = hashlib.sha256(json.dumps(description).encode('utf-8')).hexdigest()[:32]
   folder = Path(config['cache_dir']).expanduser() if config['cache_dir'] else cache.default_folder()
-  folder, found = cache.remembered(folder / 'tokens' / key, make)
+  folder, found = cache.remembered(_cache_place(folder / 'tokens', config, sources, tokenizer), make)
   splits = {
     name: Split(np.load(folder / f'{name}.npy', mmap_mode='r'), np.load(folder / f'{name}_documents.npy'))
     for name in ('train', 'validation')
@@ -91,6 +85,30 @@ def read(config: dict[str, Any], tokenizer: Tokenizer | None, train: bool) -> Co
   facts |= _names(sources)  # the text may have been elsewhere when the cache was written
   facts['cache'] = f'{folder} ({"found" if found else "written"})'
   return Corpus(tokenizer or tokenizers.load(folder / 'tokenizer.json'), splits, facts)
+
+
+def _cache_place(root, config, sources, tokenizer):
+  """The folder of a corpus' tokens: named by its sources and what the config says of the tokenizer.
+
+  A given tokenizer is most often the one that was made for these very tokens; for another there is a folder of its own.
+  """
+
+  def place(tokenizer):
+    description = {
+      'format': FORMAT,
+      'sources': [(name, source.sha256, source.reading) for name, source in sources.items()],
+      'validation_fraction': config['validation_fraction'],
+      'tokenizer': tokenizer,
+    }
+    return root / hashlib.sha256(json.dumps(description).encode('utf-8')).hexdigest()[:32]
+
+  if tokenizer is None:
+    return place(config['tokenizer'])
+  made = place(tokenizer.name)
+  with contextlib.suppress(StorageError):
+    if tokenizers.load(made / 'tokenizer.json').sha256 == tokenizer.sha256:
+      return made
+  return place(tokenizer.sha256)
 
 
 def _make(config, sources, tokenizer, folder):

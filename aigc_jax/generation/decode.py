@@ -60,6 +60,7 @@ def generate(
   sampling: Sampling,
   max_new_tokens: int,
   *,
+  vocabulary_size: int | None = None,
   end_token: int | None = None,
   rows=None,
   chunk_size: int = _LONGEST_CHUNK,
@@ -70,6 +71,7 @@ def generate(
   prompts: for each row its tokens, 1-D, at least one; rows may differ in length.
   key: PRNG key. Row i draws its token t from fold_in(fold_in(key, rows[i]), t), whatever the batch and the chunks.
   rows: the rows' numbers, [batch] int; 0, 1, ... where not given.
+  vocabulary_size: only the first so many tokens are chosen from; None: all that the model has logits for.
   end_token: ends a row, as its last token; None: every row runs to max_new_tokens.
   chunk_size: the most tokens drawn between two looks of the host (64 at most); fewer are, where a token takes long.
   on_chunk(tokens [batch, n], log_probabilities [batch, n], first) -> rows to end, [batch] bool, or None: called for
@@ -83,6 +85,7 @@ def generate(
     raise UsageError('each prompt must have at least one token')
   row_keys = _row_keys(key, np.arange(len(prompts)) if rows is None else np.asarray(rows))
   structure, floats = _split(sampling)
+  size = decoder.vocabulary_size if vocabulary_size is None else vocabulary_size
   result = Generated(
     np.zeros((len(prompts), max_new_tokens), np.int32),
     np.zeros((len(prompts), max_new_tokens), np.float32),
@@ -95,10 +98,10 @@ def generate(
       texts = [
         np.concatenate([prompt, new[:drawn]]) for prompt, new in zip(prompts, result.tokens, strict=True)
       ]
-      state, left = _refill(decoder, params, texts, live, state, sampling, max_new_tokens - drawn)
+      state, left = _refill(decoder, size, params, texts, live, state, sampling, max_new_tokens - drawn)
     count, began = min(steps, left), time.perf_counter()
     uniform = None if sampling.greedy else _uniform(row_keys, np.int32(drawn))
-    state, *chunk = _advance(decoder, structure, params, state, floats, uniform, np.int32(count))
+    state, *chunk = _advance(decoder, structure, size, params, state, floats, uniform, np.int32(count))
     tokens, log_probabilities = (np.asarray(x)[:, :count] for x in chunk)
     _record(result, tokens, log_probabilities, drawn, end_token)
     asked = None if on_chunk is None else on_chunk(tokens, log_probabilities, drawn)
@@ -132,7 +135,7 @@ def _split(sampling):
   return structure, {name: value for name, value in floats.items() if name not in ('greedy', 'top_k')}
 
 
-def _refill(decoder, params, texts, live, state, sampling, remaining):
+def _refill(decoder, size, params, texts, live, state, sampling, remaining):
   """The state with a cache made anew from each row's window, and how many tokens may be drawn from it."""
   context = decoder.context_length
   windows = [text[window_start(len(text), context) :] for text in texts]
@@ -152,7 +155,7 @@ def _refill(decoder, params, texts, live, state, sampling, remaining):
   last = np.array([text[-1] for text in texts], np.int32)
   seen = None
   if sampling.repetition_penalty is not None:
-    seen = np.zeros((len(texts), decoder.vocabulary_size), bool)
+    seen = np.zeros((len(texts), size), bool)
     for row, text in enumerate(texts):
       seen[row, text] = True
   return _State(cache, jnp.asarray(last), seen if seen is None else jnp.asarray(seen)), left
@@ -202,8 +205,8 @@ def _uniform(row_keys, drawn):
   return jax.vmap(of_row, out_axes=1)(row_keys)
 
 
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def _advance(decoder, structure, params, state, floats, uniform, count):
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
+def _advance(decoder, structure, size, params, state, floats, uniform, count):
   """Draws `count` tokens a row: (state, tokens, log-probabilities), the latter two [batch, longest chunk]."""
   sampling = structure._replace(**floats)
 
@@ -211,9 +214,9 @@ def _advance(decoder, structure, params, state, floats, uniform, count):
     state, tokens, log_probabilities = carry
     logits, cache = decoder.step(params, state.cache, state.token[:, None])
     logits = logits[:, -1].astype(jnp.float32)
-    token = strategies.choose(logits, sampling, None if uniform is None else uniform[i], state.seen)
+    token = strategies.choose(logits[:, :size], sampling, None if uniform is None else uniform[i], state.seen)
     chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0] - jax.nn.logsumexp(logits, axis=-1)
-    seen = None if state.seen is None else state.seen | (jnp.arange(logits.shape[-1]) == token[:, None])
+    seen = None if state.seen is None else state.seen | (jnp.arange(size) == token[:, None])
     return _State(cache, token, seen), tokens.at[i].set(token), log_probabilities.at[i].set(chosen)
 
   empty = jnp.zeros((_LONGEST_CHUNK, state.token.shape[0]))

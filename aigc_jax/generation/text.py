@@ -140,6 +140,7 @@ def _generate(decoder, params, tokenizer, rows, key, sampling, max_new_tokens, o
     key,
     sampling,
     max_new_tokens,
+    vocabulary_size=tokenizer.vocabulary_size,  # a model may have logits to spare
     end_token=tokenizer.end_of_text,
     rows=[row.number for row in rows],
     on_chunk=on_chunk,

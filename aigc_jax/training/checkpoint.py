@@ -86,7 +86,10 @@ class Checkpointer:
       for path in self._folder.iterdir() if self._folder.is_dir() else ():
         ours = re.match(rf'\d+|{FROZEN}\b', path.name)
         later = resumed_from is not None and path.name.isdigit() and int(path.name) > resumed_from
-        if ours and (later or not (path / MANIFEST).is_file()):
+        stale = (
+          resumed_from == 0 and not path.name.isdigit()
+        )  # frozen parameters of a start that came to nothing
+        if ours and (later or stale or not (path / MANIFEST).is_file()):
           remove(path)
 
   def save(self, step, state, metric=None):

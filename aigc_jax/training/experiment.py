@@ -105,7 +105,7 @@ def dry_run(experiment):
     f'{size(memory.temp_size_in_bytes)} temporaries, {size(memory.output_size_in_bytes)} outputs, '
     f'{size(memory.alias_size_in_bytes)} of them in the place of arguments',
   ]
-  return '\n'.join(lines + notes_on(config, experiment.devices))
+  return '\n'.join(lines + notes_on(config))
 
 
 def describe_devices(program):
@@ -156,7 +156,7 @@ def train(experiment, folder, console, began):
 
   Raises:
     DataError: numbers are not finite. Interrupted: by a signal, after saving. UsageError: the checkpoint is of
-      another shape; then nothing was written.
+      another shape; then no step was taken.
   """
   config, dataset = experiment.config, experiment.dataset
   prepared = place(experiment)
@@ -197,15 +197,29 @@ def announce(experiment, prepared, folder, console, start):
     f'model: {config["model"]["name"]}, {sum(leaf.size for leaf in leaves):,} parameters; '
     f'devices: {describe_devices(prepared.program)} ({config["parallel"]["mode"]})'
   )
-  for line in notes_on(config, experiment.devices):
+  for line in notes_on(config):
     console.say(line)
   if start:
     console.say(f'resuming after step {start}')
+    warn_of_devices(config, folder, experiment.devices, console)
   if 0 < start < config['training']['steps'] and not learns_after(start, config):
     console.say(
       f'WARNING: the learning rate has decayed to 0 by step {start}, so further steps change nothing; to train on, '
       f'start a new run with --config.init_from={folder.path}'
     )
+
+
+def warn_of_devices(config, folder, devices, console):
+  """Tells where a run goes on with another number of devices, and what that does to its numbers."""
+  file = folder.path / run.ENVIRONMENT
+  before = len(files.read_json(file)[-1]['devices']) if file.exists() else len(devices)
+  if before == len(devices):
+    return
+  what = 'draws other noise and adds' if config['parallel']['mode'] == 'pmap' else 'adds'
+  console.say(
+    f'WARNING: the run goes on with {len(devices)} devices after {before}: it {what} in another order, '
+    'so it will not be bit for bit what it would have been'
+  )
 
 
 def take_steps(experiment, prepared, folder, console, state, start, writer, checkpointer, began):
@@ -227,8 +241,8 @@ def take_steps(experiment, prepared, folder, console, state, start, writer, chec
   save = hooks.saver(checkpointer, writer, notes)
   interval = [
     hooks.evaluation(config, program, prepared.floats, dataset, task, writer, console, costs, notes),
+    Hook(training['checkpoint_every'], save),  # before what is only shown, whatever happens to that
     hooks.samples(config, dataset, task, folder.path / 'samples', console),
-    Hook(training['checkpoint_every'], save),
   ]
   interval = [hooks.timed(hook, notes) for hook in interval]
   record = hooks.recorder(

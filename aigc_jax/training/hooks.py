@@ -159,11 +159,13 @@ def samples(config, dataset, task, folder, console):
 
 
 def write_image(path, array):
-  """Writes [height, width] or [height, width, 3 or 4], uint8 or floats from 0 to 1, as PNG. Raises StorageError."""
+  """Writes [height, width] or [height, width, 1, 3 or 4] as PNG: uint8, or from 0 to 1. Raises StorageError."""
   from matplotlib import image  # a picture in a hundred steps: not at every start
 
-  if array.dtype.kind == 'f':
-    array = np.round(np.clip(array, 0, 1) * 255).astype(np.uint8)
+  if array.dtype != np.uint8:
+    array = np.round(np.clip(array.astype(np.float32), 0, 1) * 255).astype(np.uint8)
+  if array.ndim == 3 and array.shape[-1] == 1:
+    array = array[..., 0]
   with files.storage_errors(path):
     image.imsave(path, array, cmap='gray', vmin=0, vmax=255)
 

@@ -72,7 +72,7 @@ def build(config: dict[str, Any], steps: int) -> optax.GradientTransformation:
 
 
 def unused(config):
-  """The fields that were set and that have no part in the optimizer of this config."""
+  """[(field, why)] of those that were set and have no part in the optimizer of this config."""
   name, defaults = config['name'], OptimizerConfig()
   adams = ('adamw', 'adam', 'lamb', 'muon')  # muon: Adam for all but hidden matrices
   users = {
@@ -85,10 +85,14 @@ def unused(config):
     'beta2': (*adams, 'lion', 'rmsprop'),
     'epsilon': (*adams, 'rmsprop'),
   }
-  idle = [field for field in users if name not in users[field]]
-  idle += ['decay_fraction'] if config['schedule'] != 'warmup_stable_decay' else []
-  idle += ['decay_on'] if config['weight_decay'] is None else []
-  return [field for field in idle if config[field] != getattr(defaults, field)]
+  idle = {field: f'with {name}' for field in users if name not in users[field]}
+  if config['schedule'] != 'warmup_stable_decay':
+    idle['decay_fraction'] = f'with schedule {config["schedule"]}'
+  if config['schedule'] == 'constant':
+    idle['final_fraction'] = 'with schedule constant'
+  if config['weight_decay'] is None:
+    idle['decay_on'] = 'without weight_decay'
+  return [(field, why) for field, why in idle.items() if config[field] != getattr(defaults, field)]
 
 
 def update_rule(name, config):

@@ -27,7 +27,7 @@ class Initial(NamedTuple):
   """The checkpoint that `config.init_from` names."""
 
   run: run.Run
-  which: str  # 'best' or a step
+  which: str  # 'best', 'latest' or a step
   kept: str  # the field of its State with the parameters to use
 
   @property
@@ -65,8 +65,8 @@ def prepare(config, folder=None):
   """
   config = fill_in(config)
   models.check(config['model'])
-  resumes = folder is not None and checkpoint.latest(folder.path / 'checkpoints') is not None
-  devices = parallel.choose_devices(config, fewer=resumes)
+  resumes = folder is not None and has_begun(folder)
+  devices = parallel.choose_devices(config, fewer=folder is not None)
   initial = None if resumes else find_initial(config['init_from'])
   dataset = data.load(config['data'], find_tokenizer(config, folder, initial))
   if folder is not None:
@@ -78,9 +78,13 @@ def prepare(config, folder=None):
   return Experiment(config, dataset, task, devices)
 
 
+def has_begun(folder):
+  return checkpoint.latest(folder.path / 'checkpoints') is not None
+
+
 def find_tokenizer(config, folder, initial):
   """The tokenizer that a run must go on with: its own, or that of the run it starts from; None: it makes one."""
-  if folder is not None and (folder.path / TOKENIZER).exists():
+  if folder is not None and (has_begun(folder) or (folder.path / TOKENIZER).exists()):
     return tokenizers.load(folder.path / TOKENIZER)
   if initial is None or not (initial.run.path / TOKENIZER).exists():
     return None
@@ -100,7 +104,10 @@ def find_initial(path):
   folder, which, path = path, 'best', path.rstrip('/')
   if os.path.basename(os.path.dirname(path)) == 'checkpoints':
     folder, which = os.path.dirname(os.path.dirname(path)), os.path.basename(path)
-  found = run.open_run(folder)
+  try:
+    found = run.open_run(folder)
+  except UsageError as error:
+    raise UsageError(f'config.init_from: {error}') from None
   if not checkpoint.steps(found.path / 'checkpoints'):
     raise UsageError(f'config.init_from: {path} has no checkpoint yet')
   return Initial(found, which, kept_field(found.config))
@@ -160,7 +167,7 @@ def check_initial(initial, params):
 def check_same_data(folder, dataset):
   """Raises DataError where the data is not what the run began with."""
   path, facts = folder.path / FACTS, dataset.facts
-  before = files.read_json(path) if path.exists() else facts
+  before = files.read_json(path) if path.exists() or has_begun(folder) else facts
   changed = [key for key in facts if 'sha256' in key and before.get(key) != facts[key]]
   if changed:
     raise DataError(
@@ -169,16 +176,8 @@ def check_same_data(folder, dataset):
     )
 
 
-def notes_on(config, devices):
+def notes_on(config):
   """Lines for people on what the config asks for and does not get."""
-  lines = [
-    f'note: config.optimizer.{name} does nothing with {config["optimizer"]["name"]}'
-    for name in optimizer.unused(config['optimizer'])
+  return [
+    f'note: config.optimizer.{name} does nothing {why}' for name, why in optimizer.unused(config['optimizer'])
   ]
-  wanted = config['parallel']['data']
-  if wanted > len(devices):
-    lines.append(
-      f'WARNING: the run asks for {wanted} devices and goes on with {len(devices)}; '
-      'sums are added in another order, so its numbers agree with those of an unbroken run to rounding alone'
-    )
-  return lines

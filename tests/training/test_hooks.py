@@ -2,7 +2,10 @@
 
 from types import SimpleNamespace
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from matplotlib import image
 
 from aigc_jax.errors import DataError
 from aigc_jax.training import console, hooks
@@ -142,3 +145,15 @@ def test_a_split_without_a_batch_is_refused():
   hook, *_ = evaluation([], evaluate_batches=2)
   with pytest.raises(DataError, match='holds no batch'):
     hook.call(10, 'state')
+
+
+@pytest.mark.parametrize('dtype', [np.float32, np.uint8, bool, jnp.bfloat16])
+@pytest.mark.parametrize('shape', [(4, 6), (4, 6, 1), (4, 6, 3)])
+def test_images_are_written_as_they_are(dtype, shape, tmp_path):
+  array = np.zeros(shape, dtype)
+  array[1, 2] = 255 if dtype == np.uint8 else 1
+  hooks.write_image(tmp_path / 'a.png', array)
+  found = image.imread(tmp_path / 'a.png')[..., :3]  # [height, width, 3], from 0 to 1
+  expected = np.zeros((4, 6, 3))
+  expected[1, 2] = 1
+  np.testing.assert_array_equal(found, expected)

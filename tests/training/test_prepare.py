@@ -144,8 +144,9 @@ def test_a_field_that_is_no_more_is_named_with_its_file(averaged, tmp_path):
 # On other devices
 
 
-def test_a_run_goes_on_with_fewer_devices(source, tmp_path, monkeypatch, capsys):
-  config = tiny.config(source, parallel={'data': 4}, training={'steps': 4, 'checkpoint_every': 2})
+@pytest.mark.parametrize('wanted', [4, -1])
+def test_a_run_goes_on_with_fewer_devices(wanted, source, tmp_path, monkeypatch, capsys):
+  config = tiny.config(source, parallel={'data': wanted}, training={'steps': 4, 'checkpoint_every': 2})
   whole = train(config, tmp_path / 'whole')
   half = train(
     config
@@ -157,12 +158,13 @@ def test_a_run_goes_on_with_fewer_devices(source, tmp_path, monkeypatch, capsys)
   )
   here = jax.devices()[:2]
   monkeypatch.setattr(parallel.jax, 'devices', lambda: here)
-  with pytest.raises(UsageError, match='4 devices are wanted, 2 are here; use -1'):
-    train(config, tmp_path / 'new')
+  if wanted == 4:
+    with pytest.raises(UsageError, match='4 devices are wanted, 2 are here; use -1'):
+      train(config, tmp_path / 'new')
   longer = api.resume(half.path, 4)
   said = capsys.readouterr().err
   assert 'devices: 2 of 2' in said
-  assert 'WARNING: the run asks for 4 devices and goes on with 2' in said
+  assert 'WARNING: the run goes on with 2 devices after 4: it adds in another order' in said
   losses = lambda trained: [row['train/loss'] for row in trained.metrics if 'train/loss' in row]
   np.testing.assert_allclose(losses(longer)[2:], losses(whole)[2:], rtol=1e-5)  # sums in another order
   assert longer.evaluate()['loss'] == pytest.approx(whole.evaluate()['loss'], rel=1e-5)
@@ -198,26 +200,35 @@ def test_patience_without_evaluations_is_refused(source):
 # Told
 
 
-def test_options_without_effect_are_named(source):
+def unused(config):
+  return {field for field, _ in optimizer.unused(config)}
+
+
+def test_options_without_effect_are_named(source, capsys):
   defaults = api.read_config(tiny.config(source))['optimizer']
   for name in ('adamw', 'adam', 'sgd', 'lion', 'muon', 'adafactor', 'rmsprop', 'lamb'):
     assert optimizer.unused(defaults | {'name': name}) == []
   given = {'momentum': 0.9, 'adam_learning_rate': 0.1, 'beta2': 0.5, 'decay_on': 'all', 'decay_fraction': 0.1}
-  schedule = {'decay_on', 'decay_fraction'}
   for name, idle in (
     ('adamw', {'momentum', 'adam_learning_rate'}),
     ('sgd', {'adam_learning_rate', 'beta2'}),
     ('rmsprop', {'adam_learning_rate'}),
     ('muon', {'momentum'}),
   ):
-    assert set(optimizer.unused(defaults | given | {'name': name})) == idle | schedule
+    assert unused(defaults | given | {'name': name}) == idle | {'decay_on', 'decay_fraction'}
+  assert unused(defaults | {'schedule': 'constant', 'final_fraction': 0.1}) == {'final_fraction'}
   used = {
     'weight_decay': 0.1,
     'schedule': 'warmup_stable_decay',
     'name': 'rmsprop',
     'adam_learning_rate': None,
   }
-  assert optimizer.unused(defaults | given | used) == []
+  assert unused(defaults | given | used) == set()
+  api.dry_run(tiny.config(source, optimizer={'momentum': 0.9, 'decay_fraction': 0.1}))
+  assert capsys.readouterr().out.splitlines()[-2:] == [
+    'note: config.optimizer.momentum does nothing with adamw',
+    'note: config.optimizer.decay_fraction does nothing with schedule cosine',
+  ]
 
 
 def updates_change(source, field, value, name):
@@ -252,7 +263,7 @@ def test_unused_is_what_changes_no_update(source, name):
     ('muon_iterations', 2), ('beta1', 0.5), ('beta2', 0.5), ('epsilon', 0.1),
   ):  # fmt: skip
     changes = updates_change(source, field, value, name)
-    assert changes == (field not in optimizer.unused(base | {field: value})), field
+    assert changes == (field not in unused(base | {field: value})), field
 
 
 def test_the_dry_run_shows_frozen_parameters(source, capsys):
@@ -283,8 +294,48 @@ def test_flops_are_those_of_the_whole_step_however_it_is_run(source):
 
 
 def test_the_dry_run_refuses_a_folder_of_another_config(averaged, source):
-  with pytest.raises(UsageError, match='holds a run of another config'):
-    api.dry_run(tiny.config(source), averaged.path)
+  """Fields that are off here and on there too: only what the data decides is left open."""
+  for optimized in ({}, {'average': 0.9, 'clip_norm': 1.0}):
+    with pytest.raises(UsageError, match='holds a run of another config'):
+      api.dry_run(tiny.config(source, optimizer=optimized, training={'steps': 4}), averaged.path)
+
+
+@pytest.mark.parametrize('name', ['x' * 300, 'x' * 300 + '/run'])
+def test_a_folder_that_cannot_be_made_is_one_line(name, source, tmp_path):
+  with pytest.raises(StorageError, match='File name too long'):
+    train(tiny.config(source), tmp_path / name)
+
+
+@pytest.mark.parametrize('name', ['tokenizer.json', 'data.json'])
+def test_what_a_begun_run_has_lost_is_not_made_anew(name, averaged, tmp_path):
+  """Another tokenizer would train on with other ids; other data would go unseen."""
+  shutil.copytree(averaged.path, tmp_path / 'run')
+  (tmp_path / 'run' / name).unlink()
+  run.open_run(tmp_path / 'run').write_status('interrupted', 4)
+  with pytest.raises((StorageError, UsageError), match=name):
+    api.resume(tmp_path / 'run', quiet=True)
+
+
+def test_frozen_parameters_of_a_start_that_came_to_nothing_are_not_kept(tmp_path):
+  state = lambda value: {'frozen': {'a': np.full(3, value)}, 'params': {'b': np.ones(2)}}
+  with checkpoint.Checkpointer(tmp_path, keep=1) as saver:
+    saver.save(1, state(1.0))
+  shutil.rmtree(tmp_path / '1')  # killed after the frozen part, before the step
+  with checkpoint.Checkpointer(tmp_path, keep=1, resumed_from=0) as saver:
+    saver.save(1, state(2.0))
+  _, fields = checkpoint.restore_fields(tmp_path, ('frozen',))
+  np.testing.assert_array_equal(fields['frozen']['a'], np.full(3, 2.0))
+
+
+def test_a_vocabulary_larger_than_the_tokenizers_is_no_matter(source, tmp_path):
+  """A model may have logits to spare (a multiple of 64, say): no such token is ever chosen."""
+  config = tiny.config(
+    source, model={'vocabulary_size': 500}, training={'steps': 1}, optimizer={'learning_rate': 0.0}
+  )
+  trained = train(config, tmp_path / 'run')  # samples at its end
+  assert {token < 18 for c in trained.generate('sea', num=4) for token in c.tokens} == {True}
+  greedy = trained.generate('sea', strategy='greedy', repetition_penalty=1.2, max_new_tokens=20)
+  assert len(greedy[0].tokens) == 20
 
 
 def test_every_field_of_the_sections_is_resolved(source):
