@@ -307,6 +307,20 @@ def test_the_cache_follows_content_split_and_tokenizer(documents_file, tmp_path,
   assert cached(monkeypatch, tmp_path, source).facts['cache'].endswith('(written)')
 
 
+@pytest.mark.parametrize('kind', ['characters', 'bytes', 'bpe:300'])
+def test_a_run_that_brings_its_tokenizer_finds_what_was_written_when_it_was_made(
+  kind, documents_file, tmp_path, monkeypatch
+):
+  source, _ = documents_file
+  made = cached(monkeypatch, tmp_path, source, tokenizer=kind)
+  again = config(source, tokenizer=kind, cache_dir=str(tmp_path / 'cache'))
+  assert data.load(again, made.tokenizer).facts['cache'].endswith('(found)')
+  other = tokenizers.build(kind, ''.join(map(chr, range(1, 200))), lambda: ['other text'] * 9, True)
+  if kind != 'bytes':  # of which there is but one
+    assert data.load(again, other).facts['cache'].endswith('(written)')
+    assert data.load(again, made.tokenizer).facts['cache'].endswith('(found)')
+
+
 @pytest.mark.parametrize('harm', ['cut', 'flip', 'remove', 'manifest'])
 def test_a_broken_cache_is_made_anew(harm, documents_file, tmp_path, monkeypatch):
   before = cached(monkeypatch, tmp_path, documents_file[0])
