@@ -294,9 +294,8 @@ def override(config, overrides, schemas):
 
   In a ConfigDict, references to a field that is overridden follow it. Returns nested plain dicts.
   """
-  config = (
-    config.as_configdict() if hasattr(config, 'as_configdict') else copy.deepcopy(config)
-  )  # a frozen one
+  frozen = hasattr(config, 'as_configdict')
+  config = config.as_configdict() if frozen else copy.deepcopy(config)
   names = [o for o in overrides if o[0] in ('task.name', 'model.name')]
   for key, value in names + [o for o in overrides if o not in names]:
     section, _, name = key.rpartition('.')

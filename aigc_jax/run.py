@@ -11,6 +11,7 @@ One process writes (it holds a lock that ends with the process, however it ends)
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import math
@@ -219,7 +220,9 @@ class MetricsWriter:
     numbers = {name: value if isinstance(value, int) else float(value) for name, value in metrics.items()}
     line = {'step': int(step)} | {n: v if math.isfinite(v) else str(v) for n, v in numbers.items()}
     with storage_errors(self._file.name):
-      self._file.write(json.dumps(line, ensure_ascii=False).encode('utf-8') + b'\n')
+      data = json.dumps(line, ensure_ascii=False).encode('utf-8') + b'\n'
+      if self._file.write(data) < len(data):  # the disk took a part of it
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
       if self._events:
         self._events.write(int(step), numbers)
 
@@ -238,9 +241,8 @@ class MetricsWriter:
     return self
 
   def __exit__(self, kind, *_):
-    with contextlib.suppress(
-      *(() if kind is None else (StorageError,))
-    ):  # the first error is what people must see
+    first = () if kind is None else (StorageError,)  # what went wrong first is what people must see
+    with contextlib.suppress(*first):
       self.close()
 
 

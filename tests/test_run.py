@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -275,6 +276,11 @@ def test_a_disk_that_is_full_while_metrics_are_written_is_one_line(tmp_path):
   with pytest.raises(StorageError, match='cannot be written: No space left on device') as error:
     full_writer().write(1, {'train/loss': 1.0})
   assert '\n' not in str(error.value)
+
+  writer = run.MetricsWriter(tmp_path, tensorboard_files=False)
+  writer._file = SimpleNamespace(name='metrics.jsonl', write=lambda data: len(data) // 2)
+  with pytest.raises(StorageError, match='No space left on device'):  # a part of a line was taken
+    writer.write(1, {'train/loss': 1.0})
 
   def fail():
     with full_writer() as writer:

@@ -86,9 +86,8 @@ class Checkpointer:
       for path in self._folder.iterdir() if self._folder.is_dir() else ():
         ours = re.match(rf'\d+|{FROZEN}\b', path.name)
         later = resumed_from is not None and path.name.isdigit() and int(path.name) > resumed_from
-        stale = (
-          resumed_from == 0 and not path.name.isdigit()
-        )  # frozen parameters of a start that came to nothing
+        # Frozen parameters of a start that came to nothing are not those of this one.
+        stale = resumed_from == 0 and not path.name.isdigit()
         if ours and (later or stale or not (path / MANIFEST).is_file()):
           remove(path)
 
