@@ -89,11 +89,8 @@ def prepare_in(workdir, config, may_differ=()):
 
 def start(config, workdir, label, began, quiet=False, may_differ=()):
   prepared = prepare_in(workdir, config, may_differ)
-  steps, choices = (
-    prepared.config['training']['steps'],
-    dict(may_differ=may_differ, label=label, upgrade=resolved),
-  )
-  with run_folder.create(workdir, prepared.config, **choices) as folder:
+  steps, choices = prepared.config['training']['steps'], {'may_differ': may_differ, 'label': label}
+  with run_folder.create(workdir, prepared.config, upgrade=resolved, **choices) as folder:
     status = folder.read_status()
     if status['state'] == 'done' and (status['step'] >= steps or status['message'] == 'early stop'):
       with Console(quiet=quiet) as console:

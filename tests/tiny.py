@@ -6,6 +6,8 @@ import random
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from aigc_jax import api
+
 WORDS = ['whale', 'ship', 'sea', 'captain', 'harpoon', 'mast', 'sailor', 'storm', 'anchor', 'island', 'rope']
 STEPS = 12
 
@@ -37,6 +39,10 @@ def config(source, **sections):
   for section, fields in sections.items():
     made[section] = made.get(section, {}) | fields if isinstance(fields, dict) else fields
   return made
+
+
+def train(config, folder, **options):
+  return api.train(config, folder, quiet=True, **options)
 
 
 def write_config(path, source, **sections):

@@ -30,9 +30,7 @@ class Tokenizer:
   name: str  # as written in the config: 'characters', 'bytes', 'bpe:4096', 'gpt2'
   pieces: Sequence[bytes]
   encode_all: Callable[[Sequence[str]], list[np.ndarray]]  # texts -> int32 ids of each
-  separator: tuple[
-    int, ...
-  ]  # the tokens between documents: END_OF_TEXT, or an empty line where there is none
+  separator: tuple[int, ...]  # the tokens between documents: END_OF_TEXT; without one, an empty line
   end_of_text: int | None  # the token that means the end of a document and no text
   saved: dict[str, Any]  # the content of tokenizer.json
 

@@ -95,9 +95,7 @@ def generate(
   state, left, steps, drawn, longest = None, 0, 1, 0, min(chunk_size, _LONGEST_CHUNK)
   while live.any() and drawn < max_new_tokens:
     if left == 0:
-      texts = [
-        np.concatenate([prompt, new[:drawn]]) for prompt, new in zip(prompts, result.tokens, strict=True)
-      ]
+      texts = [np.concatenate(pair) for pair in zip(prompts, result.tokens[:, :drawn], strict=True)]
       state, left = _refill(decoder, size, params, texts, live, state, sampling, max_new_tokens - drawn)
     count, began = min(steps, left), time.perf_counter()
     uniform = None if sampling.greedy else _uniform(row_keys, np.int32(drawn))
@@ -110,12 +108,7 @@ def generate(
       result.lengths[asked] = np.minimum(result.lengths[asked], drawn)
     live = result.lengths > drawn
     steps = int(np.clip(count * _CHUNK_SECONDS / (time.perf_counter() - began), 1, longest))
-  past = np.arange(drawn) >= result.lengths[:, None]
-  return Generated(
-    np.where(past, 0, result.tokens[:, :drawn]),
-    np.where(past, 0, result.log_probabilities[:, :drawn]),
-    np.minimum(result.lengths, drawn),
-  )
+  return _trimmed(result, drawn)
 
 
 def check(sampling, **counts):
@@ -181,6 +174,16 @@ def _record(result, tokens, log_probabilities, drawn, end_token):
     raise DataError(
       f'the model gave logits that are not finite within new tokens {drawn + 1} to {drawn + count}'
     )
+
+
+def _trimmed(result, drawn):
+  """The first `drawn` columns, with zeros past each row's end."""
+  past = np.arange(drawn) >= result.lengths[:, None]
+  return Generated(
+    np.where(past, 0, result.tokens[:, :drawn]),
+    np.where(past, 0, result.log_probabilities[:, :drawn]),
+    np.minimum(result.lengths, drawn),
+  )
 
 
 @jax.jit

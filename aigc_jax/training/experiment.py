@@ -64,9 +64,8 @@ def flops_of(lowered, experiment, prepared):
   """Floating-point operations of a step on all devices together, as XLA counts them, or None."""
   config = experiment.config
   training, places = config['training'], config['parallel']
-  if (
-    training['microbatches'] > 1 or places['mode'] == 'pmap'
-  ):  # a loop's body and a device's part are counted once
+  # XLA counts a loop's body and one device's part once.
+  if training['microbatches'] > 1 or places['mode'] == 'pmap':
     whole = {'training': training | {'microbatches': 1}, 'parallel': places | {'mode': 'mesh'}}
     program = parallel.make_parallel(config | whole, tasks.build, experiment.devices)
     lowered = lower_step(prepared._replace(program=program))
@@ -129,8 +128,8 @@ def restored_state(prepared, folder, console):
   checkpoints = folder.path / 'checkpoints'
   if not checkpoint.steps(checkpoints):
     return None, 0
-  step, state = checkpoint.restore(checkpoints, prepared.target, 'latest', console.say)
-  return state, step
+  at, state = checkpoint.restore(checkpoints, prepared.target, 'latest', console.say)
+  return state, at
 
 
 def first_state(prepared, config, console):

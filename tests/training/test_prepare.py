@@ -13,21 +13,9 @@ from aigc_jax.config import SECTIONS
 from aigc_jax.errors import DataError, StorageError, UsageError
 from aigc_jax.training import checkpoint, experiment, hooks, optimizer, parallel, prepare
 from tests import tiny
+from tests.tiny import train
 
-
-@pytest.fixture(scope='module', autouse=True)
-def cached_programs(tmp_path_factory):
-  with tiny.compile_cache(tmp_path_factory.mktemp('xla')):
-    yield
-
-
-@pytest.fixture(scope='module')
-def source(tmp_path_factory):
-  return tiny.write_corpus(tmp_path_factory.mktemp('corpus') / 'words.txt')
-
-
-def train(config, folder, **options):
-  return api.train(config, folder, quiet=True, **options)
+pytestmark = pytest.mark.usefixtures('cached_programs')
 
 
 @pytest.fixture(scope='module')

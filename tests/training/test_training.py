@@ -18,22 +18,9 @@ from aigc_jax.training import checkpoint, experiment, prepare
 from tests import kill_and_resume, tiny
 from tests.bad_input import damage
 from tests.compilations import count_compilations
+from tests.tiny import train
 
-
-@pytest.fixture(scope='module', autouse=True)
-def cached_programs(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('xla')
-  with tiny.compile_cache(folder):
-    yield folder
-
-
-@pytest.fixture(scope='module')
-def source(tmp_path_factory):
-  return tiny.write_corpus(tmp_path_factory.mktemp('corpus') / 'words.txt')
-
-
-def train(config, folder, **options):
-  return api.train(config, folder, quiet=True, **options)
+pytestmark = pytest.mark.usefixtures('cached_programs')
 
 
 @pytest.fixture(scope='module')
