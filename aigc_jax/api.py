@@ -27,7 +27,7 @@ def set_up():
 
 
 def schemas():
-  return Schemas(tasks.SCHEMAS, models.SCHEMAS, OptimizerConfig)
+  return Schemas(tasks.SCHEMAS, models.SCHEMAS, OptimizerConfig, tasks.data_schema)
 
 
 def resolved(config):
@@ -99,7 +99,7 @@ def start(config, workdir, label, began, quiet=False, may_differ=()):
       return load_run(folder.path)
     with Console(folder.path / 'log.txt', quiet) as console:
       experiment.train(prepared, folder, console, began)
-      picture = experiment.loss_curve(folder.path)
+      picture = experiment.loss_curve(folder.path, prepared.task.unit)
       console.say(f'loss curve: {picture}')
       suggest(folder.path, prepared.config, console)
   return load_run(folder.path)
@@ -152,7 +152,8 @@ class TrainedRun:
 
   @functools.cached_property
   def tokenizer(self):
-    return tokenizers.load(self.path / 'tokenizer.json')
+    path = self.path / prepare.TOKENIZER
+    return tokenizers.load(path) if path.exists() else None
 
   @functools.cached_property
   def model(self):
@@ -220,13 +221,13 @@ class TrainedRun:
   def evaluate(self, source=None):
     """{metric: value} of the validation split, or of all of another source such as 'text:PATH'."""
     set_up()
-    config = self.config
+    config, form = self.config, tasks.form_of(self.config)
     if source is None:
-      dataset = data.load(config['data'], self.tokenizer)
+      dataset = data.load(config['data'], self.tokenizer, form)
       prepare.check_same_data(run_folder.open_run(self.path), dataset)
     else:
       dataset = data.load_validation(
-        config['data'] | {'source': source, 'validation_source': None}, self.tokenizer
+        config['data'] | {'source': source, 'validation_source': None}, self.tokenizer, form
       )
     program = parallel.make_parallel(config, tasks.build, parallel.choose_devices(config, fewer=True))
     state = jax.device_put(self.state, program.replicated)

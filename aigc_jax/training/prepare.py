@@ -4,6 +4,7 @@ import os
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from aigc_jax import data, files, models, run, tasks
 from aigc_jax.config import floats_of
@@ -38,7 +39,8 @@ class Initial(NamedTuple):
 def fill_in(config):
   """What follows from a resolved config alone: where the decay ends, and places that hold from any folder."""
   decay_steps = config['optimizer']['decay_steps'] or config['training']['steps']
-  sources = {name: absolute(config['data'][name]) for name in ('source', 'validation_source')}
+  places = [name for name in ('source', 'validation_source') if name in config['data']]
+  sources = {name: absolute(config['data'][name]) for name in places}
   initial = config['init_from'] and os.path.abspath(os.path.expanduser(config['init_from']))
   return config | {
     'optimizer': config['optimizer'] | {'decay_steps': decay_steps},
@@ -68,7 +70,8 @@ def prepare(config, folder=None):
   resumes = folder is not None and has_begun(folder)
   devices = parallel.choose_devices(config, fewer=folder is not None)
   initial = None if resumes else find_initial(config['init_from'])
-  dataset = data.load(config['data'], find_tokenizer(config, folder, initial))
+  tasks.check(config)
+  dataset = data.load(config['data'], find_tokenizer(config, folder, initial), tasks.form_of(config))
   if folder is not None:
     check_same_data(folder, dataset)
   config = tasks.complete(config, dataset)
@@ -84,11 +87,14 @@ def has_begun(folder):
 
 def find_tokenizer(config, folder, initial):
   """The tokenizer that a run must go on with: its own, or that of the run it starts from; None: it makes one."""
-  if folder is not None and (has_begun(folder) or (folder.path / TOKENIZER).exists()):
+  named = 'tokenizer' in config['data']
+  if folder is not None and ((named and has_begun(folder)) or (folder.path / TOKENIZER).exists()):
     return tokenizers.load(folder.path / TOKENIZER)
   if initial is None or not (initial.run.path / TOKENIZER).exists():
     return None
-  found, wanted = tokenizers.load(initial.run.path / TOKENIZER), config['data']['tokenizer']
+  found, wanted = tokenizers.load(initial.run.path / TOKENIZER), config['data'].get('tokenizer')
+  if wanted is None:
+    return None
   if found.name != wanted:
     raise UsageError(
       f'config.data.tokenizer: {wanted!r}, but {initial.run.path}, which config.init_from names, has {found.name!r}; '
@@ -128,14 +134,15 @@ def check_by_shapes(config, dataset, task, initial):
   by_metric = training['best_metric'] != 'validation/loss' or task.evaluate is not None
   if training['freeze'] is None and not by_metric and initial is None:
     return
-  program, floats, batch = step.make_program(config, tasks.build), floats_of(config), dataset.train_batch(0)
+  program, floats, batch = step.make_program(config, tasks.build), floats_of(config), dataset.example()
   state = jax.eval_shape(program.init, floats, jax.eval_shape(jax.random.key, 0), batch)
   params = step.merge_frozen(state.params, state.frozen)
   if training['freeze'] is not None:
     check_freeze(training['freeze'], state, params)
   if by_metric:
     metrics = jax.eval_shape(program.evaluate, floats, state, next(dataset.validation_batches()))
-    check_metric(training['best_metric'], task.report(dict.fromkeys(metrics, 1.0)))
+    ones = {name: np.ones(total.shape) for name, (total, _) in metrics.items()}
+    check_metric(training['best_metric'], task.report(ones))
   if initial is not None:
     check_initial(initial, params)
 

@@ -152,7 +152,7 @@ def test_a_split_without_a_batch_is_refused():
 def test_images_are_written_as_they_are(dtype, shape, tmp_path):
   array = np.zeros(shape, dtype)
   array[1, 2] = 255 if dtype == np.uint8 else 1
-  hooks.write_image(tmp_path / 'a.png', array)
+  files.write_image(tmp_path / 'a.png', array)
   found = image.imread(tmp_path / 'a.png')[..., :3]  # [height, width, 3], from 0 to 1
   expected = np.zeros((4, 6, 3))
   expected[1, 2] = 1
