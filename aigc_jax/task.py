@@ -71,8 +71,10 @@ class Task(NamedTuple):
   report(metrics) -> metrics: host floats made from the divided metrics (perplexity of a mean loss), which are
     arrays where their sums are.
   show(params, extra, data, key) -> {name: text or image array}: what people look at, on the host; None: nothing.
-  draw(params, extra, key, num, label=None, interpolate=False) -> image [height, width, channels]: what
-    `aigc generate` writes for a task that makes pictures; None: its runs make text, or nothing.
+  draw(params, extra, data, key, num, label=None, interpolate=False) -> image [height, width, channels]: what
+    `aigc generate` writes for a task that makes pictures; of `data` it may read the tokenizer and the facts. None:
+    it makes none.
+  writes_text: its models continue text, by `models.decoder`.
   layout: how `extra` lies: 'replicated'; 'rows', split over the devices (replay, environments); 'batch', its rows
     belong to the rows of the batch and go with them to devices and microbatches (a carried hidden state); or a tree
     of these, shaped like `extra` or a prefix of it.
@@ -88,6 +90,7 @@ class Task(NamedTuple):
   report: Callable = dict
   show: Callable | None = None
   draw: Callable | None = None
+  writes_text: bool = False
   layout: Any = 'replicated'
   whole_batch: bool = False
   unit: str = 'examples'

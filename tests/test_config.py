@@ -62,7 +62,12 @@ class OptimizerConfig:
   warmup_steps: Annotated[int, NonNegative] = 0
 
 
-SCHEMAS = Schemas({'toy': TaskConfig, 'other': OtherTask}, {'net': ModelConfig}, OptimizerConfig, lambda task, source: TextData)
+SCHEMAS = Schemas(
+  {'toy': TaskConfig, 'other': OtherTask},
+  {'net': ModelConfig},
+  OptimizerConfig,
+  lambda task, source: TextData,
+)
 SMALL = {'task': {'name': 'toy'}, 'model': {'name': 'net'}}
 
 

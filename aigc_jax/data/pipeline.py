@@ -46,7 +46,9 @@ class Dataset(NamedTuple):
   validation_batches: Callable[[], Iterator[Batch]]  # the split once, in order; the last is padded
   validation_size: int  # batches
   facts: dict[str, Any]  # for people
-  resident: Batch | None = None  # a small data set that lives on the device; training batches then hold row numbers
+  resident: Batch | None = (
+    None  # a small data set that lives on the device; training batches then hold row numbers
+  )
 
   def example(self):
     """The first training batch, with what lives on the device."""

@@ -22,7 +22,9 @@ class LanguageConfig:
   sample_prompt: str = ''  # what the samples shown while training go on from; '': the start of a document
   sample_tokens: Annotated[int, Positive] = 200
   sample_temperature: Annotated[float, Positive] = 0.8
-  carry_state: bool = False  # a recurrent network goes on from its last batch's state: truncated back-propagation
+  carry_state: bool = (
+    False  # a recurrent network goes on from its last batch's state: truncated back-propagation
+  )
 
 
 def complete(config, dataset):
@@ -114,6 +116,7 @@ def build(config):
     loss,
     report=report,
     show=show,
+    writes_text=True,
     layout='batch' if carries else 'replicated',
     unit='tokens',
     higher_is_better=('accuracy',),

@@ -316,7 +316,11 @@ def loss_curve(folder, unit):
   for name, style in (('train/loss', dict(linewidth=0.8, alpha=0.7)), ('validation/loss', dict(marker='o'))):
     points = np.array([(row['step'], row[name]) for row in rows if name in row], float).reshape(-1, 2)
     axes.plot(*points.T, label=name, **style)
-  axes.set(xlabel='step', ylabel=f'loss (nats per {unit.removesuffix("s")})', title=os.path.basename(os.path.abspath(folder)))
+  axes.set(
+    xlabel='step',
+    ylabel=f'loss (nats per {unit.removesuffix("s")})',
+    title=os.path.basename(os.path.abspath(folder)),
+  )
   axes.grid(alpha=0.3)
   axes.legend()
   path = os.path.join(folder, 'plots', 'loss.png')

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib import image
 
+from aigc_jax import files
 from aigc_jax.errors import DataError
 from aigc_jax.training import console, hooks
 

@@ -52,7 +52,9 @@ def toy_config(name, rate=RATES[1], **sections):
   config['training'] = {'steps': STEPS, 'freeze': 'base' if name == 'frozen' else None}
   for section, values in sections.items():
     config.setdefault(section, {}).update(values)
-  schemas = Schemas(dict.fromkeys(TOYS, ToyConfig), {'none': ToyConfig}, OptimizerConfig, lambda task, source: TextData)
+  schemas = Schemas(
+    dict.fromkeys(TOYS, ToyConfig), {'none': ToyConfig}, OptimizerConfig, lambda task, source: TextData
+  )
   return resolve(config, schemas)
 
 
