@@ -196,6 +196,10 @@ class TrainedRun:
   def params(self):
     return self.state.params
 
+  @property
+  def parameter_count(self):
+    return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
   def generate(
     self,
     prompts='',

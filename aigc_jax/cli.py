@@ -159,7 +159,7 @@ def say_which(run):
 
 
 TEXT_CHOICES = tuple(
-  'prompt prompt_file max_new_tokens strategy temperature top_k top_p min_p repetition_penalty stop json'.split()
+  ['prompt', 'prompt_file', 'max_new_tokens', 'strategy', 'temperature', 'top_k', 'top_p', 'min_p', 'repetition_penalty', 'stop', 'json']
 )
 PICTURE_CHOICES = ('label', 'interpolate', 'output')
 
