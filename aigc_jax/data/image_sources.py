@@ -58,7 +58,8 @@ class ImageSource(NamedTuple):
   """An opened source. `parts` are its own splits, 'train' and 'test' or 'validation', or 'all' without any."""
 
   name: str  # as written in the config
-  sha256: str  # of the file; of several, of the lines `sha256  name` that they have in order
+  # of the file; of several, of the lines `sha256  name` that they have in order; of TFDS, of the arrays
+  sha256: str
   parts: dict[str, Part]
   class_names: tuple[str, ...]
 
@@ -199,12 +200,15 @@ def _npz_parts(path: Path) -> dict[str, Part]:
 
 def _npz_arrays(path):
   try:
-    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as opened:
+    content = path.read_bytes()
+    if not content.startswith(b'PK'):
+      raise DataError(f'{path}: not an .npz file, a zip archive of arrays as numpy.savez writes')
+    with np.load(io.BytesIO(content), allow_pickle=False) as opened:
       known = [n for n in opened.files if re.fullmatch(r'(train_|test_)?(images|labels)', n)]
       return {n: opened[n] for n in known} or dict.fromkeys(opened.files)
   except OSError as error:
     raise DataError(f'{path}: not a whole .npz file: {error.strerror or error}') from None
-  except (ValueError, TypeError, AttributeError, EOFError, KeyError, NotImplementedError) as error:
+  except (ValueError, EOFError, KeyError, NotImplementedError) as error:
     raise DataError(f'{path}: not an .npz file of plain arrays: {_first_line(error)}') from None
   except (zipfile.BadZipFile, zlib.error, struct.error, MemoryError) as error:
     raise DataError(f'{path}: not a whole .npz file: {_first_line(error)}') from None

@@ -184,12 +184,12 @@ def reading(path: Path, items: Iterable) -> Iterator:
     raise DataError(f'{path}: cannot be read: {error.strerror}') from None
 
 
-def not_utf8(path: Path, offset: int, error: UnicodeDecodeError, base: int = 0) -> DataError:
+def not_utf8(path: Path, offset: int, error: UnicodeDecodeError, base: int = 0, where: str = '') -> DataError:
   """The one line for bytes that are no UTF-8; `offset` is of byte `base` of what was decoded."""
   byte = error.object[error.start]
   unpacked = ' of the unpacked text' if path.suffix == '.gz' else ''
   return DataError(
-    f'{path}: not UTF-8 at byte offset {offset + error.start - base:,}{unpacked} (byte 0x{byte:02x}); '
+    f'{where or path}: not UTF-8 at byte offset {offset + error.start - base:,}{unpacked} (byte 0x{byte:02x}); '
     'convert the file to UTF-8'
   )
 
@@ -247,24 +247,38 @@ def _record_pieces(path, read) -> Iterator[Piece]:
 
 
 def _record_texts(path, read):
+  for record, where in json_records(path):
+    yield whole_characters(read(record, where))
+
+
+def lines_of(path: Path) -> Iterator[tuple[str, str]]:
+  """(line with its end, '{path}, line {number}') of a UTF-8 file. DataError names the line that is none."""
   offset = 0
   with open_file(path) as stream:
     for number, line in enumerate(stream, 1):
       where = f'{path}, line {number:,}'
       try:
         text = line.decode('utf-8').removeprefix('\ufeff' if number == 1 else '')
-        if text.strip():
-          record = json.loads(text)
-          if not isinstance(record, dict):
-            raise DataError(f'{where}: {kind_of(record)}, not a JSON object')
-          yield whole_characters(read(record, where))
       except UnicodeDecodeError as error:
-        raise not_utf8(path, offset, error) from None
-      except json.JSONDecodeError as error:
-        raise DataError(f'{where}: not JSON: {error.msg} at column {error.colno}') from None
-      except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's limits
-        raise DataError(f'{where}: not JSON that can be read: {error}') from None
+        raise not_utf8(path, offset, error, where=where) from None
+      yield text, where
       offset += len(line)
+
+
+def json_records(path: Path) -> Iterator[tuple[dict, str]]:
+  """(JSON object, '{path}, line {number}') of each line that is not blank. DataError where a line is none."""
+  for text, where in lines_of(path):
+    if not text.strip():
+      continue
+    try:
+      record = json.loads(text)
+    except json.JSONDecodeError as error:
+      raise DataError(f'{where}: not JSON: {error.msg} at column {error.colno}') from None
+    except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's limits
+      raise DataError(f'{where}: not JSON that can be read: {error}') from None
+    if not isinstance(record, dict):
+      raise DataError(f'{where}: {kind_of(record)}, not a JSON object')
+    yield record, where
 
 
 def whole_characters(text: str) -> str:

@@ -1,15 +1,16 @@
 """Images through TensorFlow Datasets, read from ArrayRecord files without TensorFlow."""
 
 import contextlib
+import hashlib
 import importlib.util
+import io
 import logging
 import pathlib
 from collections.abc import Iterator
 
 import numpy as np
 
-from aigc_jax.data import sources
-from aigc_jax.data.image_sources import ImageSource, Part, as_part, digest_of, numbered_classes
+from aigc_jax.data.image_sources import ImageSource, Part, as_part, numbered_classes
 from aigc_jax.errors import DataError, UsageError, nearest
 
 READ_EXAMPLES = 512  # at a time
@@ -29,15 +30,25 @@ def read(name: str, place: str, data_dir: str | None) -> ImageSource:
     if 'image' in missing:
       raise DataError(f"{name}: its features are {', '.join(features or ()) or 'none'}; 'image' is needed")
     parts = {part: _part(name, builder, split) for part, split in _splits(name, builder.info.splits).items()}
-  files = sorted(path for path in pathlib.Path(builder.data_path).iterdir() if FORMAT in path.name)
-  digest = digest_of([(sources.hash_file(name, path), path.name) for path in files])
   names = getattr(features['label'], 'names', None) if not missing else None
-  return ImageSource(name, digest, parts, tuple(names) if names else numbered_classes(name, parts))
+  return ImageSource(
+    name, _content_hash(parts), parts, tuple(names) if names else numbered_classes(name, parts)
+  )
+
+
+def _content_hash(parts):
+  """A sha256 of the images and labels themselves: the files differ between two preparations of the same set."""
+  digest = hashlib.sha256()
+  for name, part in parts.items():
+    digest.update(f'{name} {part.images.dtype} {part.images.shape}\n'.encode())
+    digest.update(np.ascontiguousarray(part.images))
+    digest.update(part.labels)
+  return digest.hexdigest()
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Without TFDS's progress bars and its advice about other libraries."""
+  """Without TFDS's progress bars, lines on standard output and its advice about other libraries."""
   import tensorflow_datasets as tfds
 
   logger = logging.getLogger('absl')
@@ -45,7 +56,8 @@ def _quiet() -> Iterator[None]:
   tfds.disable_progress_bar()
   logger.setLevel(logging.ERROR)
   try:
-    yield
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
   finally:
     logger.setLevel(level)
 
