@@ -285,7 +285,10 @@ class TrainedRun:
       prepare.check_same_data(run_folder.open_run(self.path), dataset)
     else:
       dataset = data.load_validation(
-        config['data'] | {'source': source, 'validation_source': None}, self.tokenizer, form
+        config['data'] | {'source': source, 'validation_source': None},
+        self.tokenizer,
+        self.facts.get('class_names'),
+        form,
       )
     program = parallel.make_parallel(config, tasks.build, parallel.choose_devices(config, fewer=True))
     state = jax.device_put(self.state, program.replicated)

@@ -158,9 +158,17 @@ def say_which(run):
   print(f'{run.path}: checkpoint {run.step} ({run.which})', file=sys.stderr)
 
 
-TEXT_CHOICES = tuple(
-  ['prompt', 'prompt_file', 'max_new_tokens', 'strategy', 'temperature', 'top_k', 'top_p', 'min_p', 'repetition_penalty', 'stop', 'json']
+TEXT_CHOICES = (
+  'prompt',
+  'prompt_file',
+  'max_new_tokens',
+  'strategy',
+  'temperature',
+  'top_k',
+  'top_p',
+  'min_p',
 )
+TEXT_CHOICES += ('repetition_penalty', 'stop', 'json')
 PICTURE_CHOICES = ('label', 'interpolate', 'output')
 
 

@@ -31,14 +31,18 @@ def measure(config, seed, folder, overrides):
   return losses[-1], run.parameter_count, statistics.median(rates)
 
 
+def listed(values):
+  return ', '.join(map(str, values))
+
+
 def table(found, seeds):
   """found: {family: [(loss, parameters, rate) of each seed]} -> lines of Markdown."""
-  yield f'| model | parameters | validation loss, nats (seeds {", ".join(map(str, seeds))}) | mean | deviation | tokens/s |'
+  yield f'| model | parameters | validation loss, nats, seeds {listed(seeds)} | mean | deviation | tokens/s |'
   yield '|---|---|---|---|---|---|'
   for family, rows in found.items():
     losses, parameters, rates = zip(*rows, strict=True)
     spread = f'{statistics.stdev(losses):.3f}' if len(losses) > 1 else '-'
-    each = ', '.join(f'{loss:.3f}' for loss in losses)
+    each = listed(f'{loss:.3f}' for loss in losses)
     mean, rate = statistics.mean(losses), statistics.median(rates)
     yield f'| {family} | {parameters[0]:,} | {each} | {mean:.3f} | {spread} | {rate:,.0f} |'
 

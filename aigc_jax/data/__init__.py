@@ -1,17 +1,26 @@
 """Data, from files to batches. Its form follows from what the task learns from and the kind of the source."""
 
 import importlib
+from typing import NamedTuple
 
 from aigc_jax.data.pipeline import Dataset
 from aigc_jax.data.sources import BUNDLED
 from aigc_jax.errors import UsageError, listed
 
-# form: (module, its schema); each module has `load` and `load_validation`
+
+class Form(NamedTuple):
+  """How data of one form is read: a module with `load` and `load_validation`."""
+
+  module: str
+  schema: str  # the dataclass of `config.data` in it
+  kept: tuple  # what a trained model has of its data, and `load_validation` takes
+
+
 FORMS = {
-  'text': ('pipeline', 'TextData'),
-  'images': ('images', 'ImageData'),
-  'labelled_text': ('labelled_text', 'LabelledTextData'),
-  'image_tokens': ('image_tokens', 'ImageTokensData'),
+  'text': Form('pipeline', 'TextData', ('tokenizer',)),
+  'images': Form('images', 'ImageData', ('class_names',)),
+  'labelled_text': Form('labelled_text', 'LabelledTextData', ('tokenizer', 'class_names')),
+  'image_tokens': Form('image_tokens', 'ImageTokensData', ('tokenizer',)),
 }
 # what each kind of source can be
 KINDS = {
@@ -52,12 +61,12 @@ def spoken(forms):
 
 
 def room(form):
-  return importlib.import_module(f'aigc_jax.data.{FORMS[form][0]}')
+  return importlib.import_module(f'aigc_jax.data.{FORMS[form].module}')
 
 
 def schema(form):
   """The dataclass of `config.data` for data of that form."""
-  return getattr(room(form), FORMS[form][1])
+  return getattr(room(form), FORMS[form].schema)
 
 
 def load(config, tokenizer=None, form='text'):
@@ -65,9 +74,10 @@ def load(config, tokenizer=None, form='text'):
 
   Raises UsageError (config), DataError (files, too little data), StorageError (the cache cannot be written).
   """
-  return room(form).load(config, tokenizer)
+  return room(form).load(config, *([tokenizer] if 'tokenizer' in FORMS[form].kept else []))
 
 
-def load_validation(config, tokenizer=None, form='text'):
+def load_validation(config, tokenizer=None, class_names=None, form='text'):
   """As `load`, with all of `source` as the validation split and no training batches: for a trained model."""
-  return room(form).load_validation(config, tokenizer)
+  known = {'tokenizer': tokenizer, 'class_names': class_names}
+  return room(form).load_validation(config, *(known[name] for name in FORMS[form].kept))
