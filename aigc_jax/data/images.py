@@ -41,6 +41,11 @@ def load(data_config: dict[str, Any]) -> Dataset:
   Raises UsageError (config) and DataError (files).
   """
   config = batches.checked(ImageData, data_config)
+  return _dataset(config, *read(config))
+
+
+def read(config) -> tuple[Part, Part, dict[str, Any]]:
+  """(the images that train, those that validate, facts) of a complete `config.data`."""
   source = open_images(config['source'], config['data_dir'])
   train, validation = (source.parts.get(name) for name in ('train', 'all'))
   if config['validation_source']:
@@ -61,7 +66,7 @@ def load(data_config: dict[str, Any]) -> Dataset:
   facts = _facts(config, source, split, train, validation)
   if config['validation_source']:
     facts |= {'validation_source': other.name, 'validation_sha256': other.sha256}
-  return _dataset(config, train, validation, facts)
+  return train, validation, facts
 
 
 def load_validation(data_config: dict[str, Any], class_names=None) -> Dataset:

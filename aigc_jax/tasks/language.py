@@ -14,6 +14,7 @@ from aigc_jax.errors import UsageError
 from aigc_jax.generation import text as generation
 from aigc_jax.generation.strategies import Sampling
 from aigc_jax.task import Task
+from aigc_jax.tasks import image_language
 from aigc_jax.tasks.losses import softmax_cross_entropy
 
 
@@ -30,17 +31,14 @@ class LanguageConfig:
 def complete(config, dataset):
   """Fills in what the data decides: the vocabulary's size and the context. Raises UsageError where they clash."""
   model, needed = dict(config['model']), dataset.tokenizer.vocabulary_size
-  length = config['data']['sequence_length']
+  length = dataset.train_batch(0)['inputs'].shape[1]
   check_carry(config)
-  try:
-    dataset.tokenizer.encode(config['task']['sample_prompt'])
-  except UsageError as error:
-    raise UsageError(f'config.task.sample_prompt: {error}') from None
+  check_prompt(config, dataset)
   model['vocabulary_size'] = model['vocabulary_size'] or needed
   if model['vocabulary_size'] < needed:
     raise UsageError(
       f'config.model.vocabulary_size: {model["vocabulary_size"]} is too small for the {needed} tokens of'
-      f' {config["data"]["tokenizer"]!r}; leave it unset or use {needed} or more'
+      f' {dataset.tokenizer.name!r}; leave it unset or use {needed} or more'
     )
   if 'context_length' in model:
     model['context_length'] = model['context_length'] or length
@@ -52,10 +50,23 @@ def complete(config, dataset):
   return config | {'model': model}
 
 
+def check_prompt(config, dataset):
+  prompt = config['task']['sample_prompt']
+  if prompt and config['data']['source'].startswith('run:'):
+    raise UsageError(
+      f'config.task.sample_prompt: {prompt!r} is text, and tokens of images go on from a class alone'
+    )
+  try:
+    if prompt:
+      dataset.tokenizer.encode(prompt)
+  except UsageError as error:
+    raise UsageError(f'config.task.sample_prompt: {error}') from None
+
+
 def check_carry(config):
   if not config['task']['carry_state']:
     return
-  name, packing = config['model']['name'], config['data']['packing']
+  name, packing = config['model']['name'], config['data'].get('packing')
   if name != 'rnn':
     raise UsageError(f'config.task.carry_state: {name!r} has no state to carry; use --config.model.name=rnn')
   if packing != 'contiguous':
@@ -111,12 +122,16 @@ def build(config):
     )[0]
     return {'sample.txt': completion.prompt + completion.text}
 
+  images = config['data']['source'].startswith('run:')
+  shown = functools.partial(image_language.show, decoder, config['task']['sample_temperature'])
+  draw = functools.partial(image_language.draw, decoder, config['task']['sample_temperature'])
   return Task(
     init,
     loss,
     report=report,
-    show=show,
-    writes_text=True,
+    show=shown if images else show,
+    draw=draw if images else None,
+    writes_text=not images,
     layout='batch' if carries else 'replicated',
     unit='tokens',
     higher_is_better=('accuracy',),

@@ -8,7 +8,7 @@ import numpy as np
 
 from aigc_jax import data, files, models, run, tasks
 from aigc_jax.config import floats_of
-from aigc_jax.data import tokenizers
+from aigc_jax.data import image_tokens, tokenizers
 from aigc_jax.errors import DataError, UsageError, listed, nearest
 from aigc_jax.task import Task
 from aigc_jax.training import checkpoint, optimizer, parallel, step
@@ -87,20 +87,43 @@ def has_begun(folder):
 
 def find_tokenizer(config, folder, initial):
   """The tokenizer that a run must go on with: its own, or that of the run it starts from; None: it makes one."""
-  named = 'tokenizer' in config['data']
+  form = tasks.form_of(config)
+  named = 'tokenizer' in data.FORMS[form].kept
   if folder is not None and ((named and has_begun(folder)) or (folder.path / TOKENIZER).exists()):
     return tokenizers.load(folder.path / TOKENIZER)
-  if initial is None or not (initial.run.path / TOKENIZER).exists():
-    return None
-  found, wanted = tokenizers.load(initial.run.path / TOKENIZER), config['data'].get('tokenizer')
-  if wanted is None:
-    return None
+  if initial is None or not named or not (initial.run.path / TOKENIZER).exists():
+    return image_tokenizer(config['data']['source']) if form == 'image_tokens' else None
+  found, wanted = (
+    tokenizers.load(initial.run.path / TOKENIZER),
+    config['data'].get('tokenizer', image_tokens.NAME),
+  )
   if found.name != wanted:
     raise UsageError(
       f'config.data.tokenizer: {wanted!r}, but {initial.run.path}, which config.init_from names, has {found.name!r}; '
       f'use --config.data.tokenizer={found.name}'
     )
   return found
+
+
+def image_tokenizer(source):
+  """The tokenizer that the run of 'run:PATH', a vector-quantized autoencoder, makes. Raises UsageError."""
+  try:
+    found = run.open_run(source.partition(':')[2])
+  except UsageError as error:
+    raise UsageError(f'config.data.source: {error}') from None
+  config, checkpoints = found.config, found.path / 'checkpoints'
+  if config['model']['name'] != 'vq_autoencoder' or not checkpoint.steps(checkpoints):
+    what = (
+      f'its model is {config["model"]["name"]!r}' if checkpoint.steps(checkpoints) else 'it has no checkpoint'
+    )
+    raise UsageError(
+      f'config.data.source: {found.path} has no codes of images, since {what}; give the run of a vq_autoencoder, '
+      'such as `aigc train --config=configs/autoencoder.py:vq` makes'
+    )
+  _, params, fields = checkpoint.restore_params(checkpoints, 'best', kept_field(config), ('extra',))
+  params, facts = jax.device_get(params), files.read_json(found.path / FACTS)
+  codes = fields['extra']['codes'] if 'codes' in fields.get('extra', {}) else params.pop('codebook')
+  return image_tokens.make_tokenizer(config, facts['class_names'], params, codes)
 
 
 def find_initial(path):
