@@ -9,6 +9,7 @@ from aigc_jax.data.image_sources import ImageSource, Part, digest_of
 from aigc_jax.errors import DataError, nearest
 
 SUFFIXES = ('.png', '.jpg', '.jpeg')
+ONE_CLASS = '0'  # as in sources without labels
 VALIDATION_FOLDERS = ('validation', 'test')  # the first that is there validates
 GRAY = {'1', 'L', 'LA'}
 COLOURED = {'P', 'PA', 'RGB', 'RGBA', 'RGBX', 'CMYK', 'YCbCr', 'HSV', 'LAB'}  # what becomes RGB
@@ -40,7 +41,7 @@ def read(name: str, folder) -> ImageSource:
 
 
 def _files(name, folder):
-  """{class: its image files}, both sorted; the one class of a folder without subfolders has the folder's name."""
+  """{class: its image files}, both sorted; without subfolders all are of one class."""
   try:
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith('.'))
   except OSError as error:
@@ -50,7 +51,7 @@ def _files(name, folder):
   if not folders:
     if not images:
       raise DataError(f'{name}: the folder {folder} holds no PNG or JPEG image')
-    return {folder.resolve().name: images}
+    return {ONE_CLASS: images}
   if images:
     raise DataError(
       f'{name}: {images[0]} lies beside folders of classes; move it into the folder of its class'
