@@ -1,0 +1,20 @@
+"""Pictures made of pictures."""
+
+import numpy as np
+
+
+def grid(images, columns, padding=1):
+  """Images [n, height, width, channels] in rows of `columns` -> one image; lines and empty places are 0."""
+  images = np.asarray(images)
+  number, height, width, channels = images.shape
+  rows = -(-number // columns)
+  made = np.zeros(
+    (rows * (height + padding) + padding, columns * (width + padding) + padding, channels), images.dtype
+  )
+  for i, image in enumerate(images):
+    top, left = (
+      padding + place * (side + padding)
+      for place, side in zip(divmod(i, columns), (height, width), strict=True)
+    )
+    made[top : top + height, left : left + width] = image
+  return made
