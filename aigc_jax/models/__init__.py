@@ -3,15 +3,20 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from aigc_jax.models import transformer
+from aigc_jax.models import autoencoder, transformer, vq_autoencoder
 
-SCHEMAS = {'transformer': transformer.Transformer}
-CHECKS = {'transformer': transformer.check}
+SCHEMAS = {
+  'transformer': transformer.Transformer,
+  'autoencoder': autoencoder.Autoencoder,
+  'vq_autoencoder': vq_autoencoder.VectorQuantizedAutoencoder,
+}
+CHECKS = {'transformer': transformer.check, 'autoencoder': autoencoder.check, 'vq_autoencoder': vq_autoencoder.check}
 
 
 def check(model_config):
   """Rules across the fields of a resolved `config.model`. Raises UsageError."""
-  CHECKS[model_config['name']](model_config)
+  if model_config['name'] in CHECKS:
+    CHECKS[model_config['name']](model_config)
 
 
 def build(model_config, dtype='float32'):

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from aigc_jax import data
 from aigc_jax.errors import UsageError, listed
-from aigc_jax.tasks import language
+from aigc_jax.tasks import autoencoding, language
 
 
 class Kind(NamedTuple):
@@ -18,6 +18,7 @@ class Kind(NamedTuple):
 
 KINDS = {
   'language': Kind(language, language.LanguageConfig, ('transformer', 'rnn'), ('text', 'image_tokens')),
+  'autoencoding': Kind(autoencoding, autoencoding.AutoencodingConfig, ('autoencoder', 'vq_autoencoder'), ('images',)),
 }
 SCHEMAS = {name: kind.schema for name, kind in KINDS.items()}
 

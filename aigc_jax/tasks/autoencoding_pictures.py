@@ -63,21 +63,17 @@ def latent_map(pictures, params):
   return grid(pictures.decode(params, plane, np.zeros(len(plane), np.int32)), MAP_SIDE, padding=0)
 
 
-def draw(pictures, params, extra, key, num, label=None, interpolate=False):
-  """A picture of `num` images that the prior gives.
+def draw(pictures, params, extra, data, key, num, label=None, interpolate=False):
+  """A picture of `num` images that the prior of a variational autoencoder gives.
 
   Args:
     label: the class of all of them; None: where the model is conditional, each class in turn.
     interpolate: one row along a great circle between two draws (White 2016), which keeps their distance from 0.
 
-  Raises: UsageError, where the run has no prior or no such class.
+  Raises: UsageError, where the run knows no such class.
   """
-  del extra
+  del extra, data
   model = pictures.model
-  if model.get('posterior') != 'gaussian':
-    kind = 'codes without a model of them' if 'posterior' not in model else 'a plain autoencoder'
-    raise UsageError(f'this run has no prior to draw from ({kind}); train with --config.model.name=autoencoder '
-                     'and --config.model.posterior=gaussian')  # fmt: skip
   check_label(model, label)
   classes = model['classes'] if model['conditional'] else None
   labels = np.arange(num) % (classes or 1) if label is None else np.full(num, label)
