@@ -193,8 +193,9 @@ def _dataset(config, tokenizer, train_batch, validation, facts):
   size = config['batch_size']
 
   def validation_batches():
-    for batch in batches.padded_batches(validation, size):
-      yield batch
+    arrays = {name: validation[name] for name in ('inputs', 'targets')}
+    for batch in batches.padded_batches(arrays, size):
+      yield batch | {'mask': np.broadcast_to(batch['mask'][:, None], batch['targets'].shape)}
 
   height, width = tokenizer.grid
   facts = facts | {

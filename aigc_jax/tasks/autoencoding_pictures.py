@@ -40,7 +40,7 @@ def show(pictures, params, extra, dataset, key):
   if 'posterior' in pictures.model and number > 1:
     made['interpolation.png'] = ways(pictures, params, images, labels)
   if pictures.model.get('posterior') == 'gaussian':
-    made['samples.png'] = draw(pictures, params, extra, key, pictures.number)
+    made['samples.png'] = draw(pictures, params, extra, None, key, pictures.number)
     if pictures.model['latent_width'] == 2:
       made['latent_map.png'] = latent_map(pictures, params)
   return made
