@@ -86,7 +86,9 @@ class ResidualNetwork(nn.Module):
   channels: Annotated[tuple[int, ...], Positive] = (32, 64, 128)  # of each stage
   blocks: Annotated[int, Positive] = 1  # of two convolutions each, in every stage
   dropout: Annotated[float, Fraction] | None = None  # before the logits
-  normalization_decay: Annotated[float, Decay] = 0.9  # of running statistics; PyTorch's momentum is 1 less this
+  normalization_decay: Annotated[float, Decay] = (
+    0.9  # of running statistics; PyTorch's momentum is 1 less this
+  )
   normalization_epsilon: Annotated[float, Positive] = 1e-5
   init_scale: Annotated[float, NonNegative] = 1.0
   dtype: Any = jnp.float32

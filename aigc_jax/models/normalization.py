@@ -33,9 +33,12 @@ class BatchNorm(nn.Module):
       centre, spread = mean.value, variance.value
     else:
       weights = jnp.ones(len(x)) if mask is None else mask
-      centre, spread, count = statistics(x, weights, sum)
-      unbiased = spread * count / jnp.maximum(count - 1, 1)
-      for held, new in ((mean, centre), (variance, unbiased)):
+      batch_mean, batch_variance, count = statistics(x, weights, sum)
+      unbiased = batch_variance * count / jnp.maximum(count - 1, 1)
+      # without a row that counts there is nothing to go by but what was
+      centre = jnp.where(count > 0, batch_mean, mean.value)
+      spread = jnp.where(count > 0, batch_variance, variance.value)
+      for held, new in ((mean, batch_mean), (variance, unbiased)):
         moved = self.decay * held.value + (1 - self.decay) * jax.lax.stop_gradient(new)
         held.value = jnp.where(count > 0, moved, held.value)
     factor = scale * jax.lax.rsqrt(spread + self.epsilon)

@@ -36,8 +36,12 @@ def complete(config, dataset):
   """
   facts, data = dataset.facts, config['data']
   if 'classes' not in facts:
-    raise UsageError(f'config.data.source: {data["source"]} has no labels to learn; use labelled images or texts')
-  kind, other = ('image_shape', 'vocabulary_size') if 'image_shape' in facts else ('vocabulary_size', 'image_shape')
+    raise UsageError(
+      f'config.data.source: {data["source"]} has no labels to learn; use labelled images or texts'
+    )
+  kind, other = (
+    ('image_shape', 'vocabulary_size') if 'image_shape' in facts else ('vocabulary_size', 'image_shape')
+  )
   check_kind(config, kind)
   model = dict(config['model'])
   if kind == 'image_shape':
@@ -211,7 +215,10 @@ def shown(predict, dataset, classes):
       mistakes.append((confidence[i], batch['images'][i], labels[i], found[i]))
     mistakes = sorted(mistakes, key=lambda mistake: -mistake[0])[:MISTAKES]
   names = confusion.complete_names(dataset.facts.get('class_names', ()), classes)
-  pictures = {'confusion.txt': confusion.table(counts, names), 'confusion.png': confusion.picture(counts, names)}
+  pictures = {
+    'confusion.txt': confusion.table(counts, names),
+    'confusion.png': confusion.picture(counts, names),
+  }
   if mistakes:
     pictures['mistakes.png'] = confusion.mistakes_picture(mistakes, names)
   return pictures
