@@ -16,19 +16,26 @@ Batch = dict[str, np.ndarray]
 
 
 class Dataset(NamedTuple):
-  """Text as batches of [batch_size, sequence_length].
+  """Examples as batches; those of text are [batch_size, sequence_length], of images see `images.load`.
 
-  A batch holds 'inputs' and 'targets' (int32; each target is the token after its input), 'mask' (float32, 0
+  A batch of text holds 'inputs' and 'targets' (int32; each target is the token after its input), 'mask' (float32, 0
   at padding) and, where documents are packed, 'segments' (int32; 1, 2, ... for the documents of a row, 0 at
   padding). A validation batch holds 'characters' besides (float32: how many each target stands for, 0 at
   padding). The arrays are the caller's: nothing else keeps or changes them.
   """
 
-  tokenizer: Tokenizer
+  tokenizer: Tokenizer | None  # None: no text
   train_batch: Callable[[int], Batch]  # step -> batch
   validation_batches: Callable[[], Iterator[Batch]]  # the split once, in order; the last is padded
   validation_size: int  # batches
   facts: dict[str, Any]  # for people
+  # arrays that lie on the device for the whole run; a step sees them in its batch, under 'resident'
+  resident: Batch | None = None
+
+  def example(self) -> Batch:
+    """The first training batch as a step sees it, with the resident arrays."""
+    batch = self.train_batch(0)
+    return batch if self.resident is None else batch | {'resident': self.resident}
 
 
 class Rows(NamedTuple):

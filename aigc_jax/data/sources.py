@@ -10,7 +10,7 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,16 +54,13 @@ def open_source(name: str) -> Source:
   Raises UsageError where the kind or the bundled name is unknown, DataError where files are missing, empty or
   changed.
   """
-  kind, colon, place = name.partition(':')
-  if kind not in KINDS or not colon or not place:
-    known = ', '.join(KINDS.values())
-    raise UsageError(f'data.source {name!r} is not of the form kind:place; the kinds are {known}')
+  kind, place = parted(name, KINDS)
   if kind == 'bundled':
     return _bundled(name, place)
   if kind == 'jsonl':
     return _json_lines(name, place)
-  files = _text_files(name, _existing(name, place))
-  hashes = [_hash(name, file) for file in files]
+  files = _text_files(name, existing(name, place))
+  hashes = [hash_file(name, file) for file in files]
   lines = ''.join(f'{digest}  {file.name}\n' for digest, file in zip(hashes, files, strict=True))
   single = len(files) == 1 and Path(place).expanduser().is_file()
   digest = hashes[0] if single else hashlib.sha256(lines.encode('utf-8')).hexdigest()
@@ -75,24 +72,42 @@ def open_source(name: str) -> Source:
   return Source(name, files, digest, 'text', pieces)
 
 
+def parted(name: str, kinds: Mapping[str, str]) -> tuple[str, str]:
+  """(kind, place) of 'kind:place'. UsageError that lists `kinds` ({kind: how it is written}) for any other."""
+  kind, colon, place = name.partition(':')
+  if kind not in kinds or not colon or not place:
+    known = ', '.join(kinds.values())
+    raise UsageError(f'data.source {name!r} is not of the form kind:place; the kinds are {known}')
+  return kind, place
+
+
 def read_bundled(file_name: str, sha256: str) -> bytes:
   """The unpacked content of a bundled .gz file. DataError where its hash is not `sha256`."""
+  return gzip.decompress(checked_bundled(file_name, sha256).read_bytes())
+
+
+def checked_bundled(file_name: str, sha256: str) -> Path:
+  """Where a bundled file lies. DataError where its hash is not `sha256`."""
   path = BUNDLED_FOLDER / file_name
-  found = _hash(str(path), path)
+  found = hash_file(str(path), path)
   if found != sha256:
     raise DataError(f'{path}: sha256 is {found[:12]}..., not {sha256[:12]}...; install the package again')
-  return gzip.decompress(path.read_bytes())
+  return path
+
+
+def find_bundled(name: str, place: str, table: Mapping[str, tuple[str, str]]) -> tuple[Path, str]:
+  """(path, sha256) of a bundled file, by {place: (file name, sha256)}. UsageError where it is not there."""
+  if place not in table:
+    raise UsageError(
+      f'data.source {name!r}: {place!r} is not bundled; {nearest(place, table)}there are {listed(table)}'
+    )
+  file_name, sha256 = table[place]
+  return checked_bundled(file_name, sha256), sha256
 
 
 def _bundled(name, place):
-  if place not in BUNDLED:
-    raise UsageError(
-      f'data.source {name!r}: {place!r} is not bundled; {nearest(place, BUNDLED)}there are {listed(BUNDLED)}'
-    )
-  file_name, sha256 = BUNDLED[place]
-  read_bundled(file_name, sha256)
-  path = BUNDLED_FOLDER / file_name
-  if file_name.endswith('.txt.gz'):
+  path, sha256 = find_bundled(name, place, BUNDLED)
+  if path.name.endswith('.txt.gz'):
     return Source(name, (path,), sha256, 'text', lambda: _text_pieces(path))
   return Source(name, (path,), sha256, 'poem', lambda: _record_pieces(path, _poem))
 
@@ -101,15 +116,16 @@ def _json_lines(name, place):
   path, field = place, 'text'
   if '#' in place and not Path(place).expanduser().exists():
     path, _, field = place.rpartition('#')
-  path = _existing(name, path)
+  path = existing(name, path)
   if path.is_dir():
     raise DataError(f'{name}: {path} is a folder; jsonl takes one file with a JSON object on each line')
-  digest = _hash(name, path)
+  digest = hash_file(name, path)
   read = lambda record, where: _text_field(record, field, where)
   return Source(name, (path,), digest, f'jsonl#{field}', lambda: _record_pieces(path, read))
 
 
-def _existing(name, place):
+def existing(name: str, place: str) -> Path:
+  """The file or folder `place`. DataError that names the nearest one where there is none."""
   path = Path(place).expanduser()
   try:
     if path.is_file() or path.is_dir():
@@ -141,7 +157,8 @@ def _text_files(name, path):
   return tuple(files)
 
 
-def _hash(name, path):
+def hash_file(name: str, path: Path) -> str:
+  """The sha256 of a file of the source `name`. DataError where it is empty or cannot be read."""
   try:
     with open(path, 'rb') as stream:
       digest = hashlib.file_digest(stream, 'sha256').hexdigest()
@@ -152,11 +169,12 @@ def _hash(name, path):
     raise DataError(f'{name}: {path} cannot be read: {error.strerror}') from None
 
 
-def _open(path):
+def open_file(path: Path):
+  """The file's bytes as a stream, unpacked where the name ends in .gz."""
   return gzip.open(path, 'rb') if path.suffix == '.gz' else open(path, 'rb')
 
 
-def _reading(path, items):
+def reading(path: Path, items: Iterable) -> Iterator:
   """`items`, an iterator that reads `path`, with errors of the file turned into one line."""
   try:
     yield from items
@@ -166,11 +184,12 @@ def _reading(path, items):
     raise DataError(f'{path}: cannot be read: {error.strerror}') from None
 
 
-def _not_utf8(path, offset, error, base=0):
+def not_utf8(path: Path, offset: int, error: UnicodeDecodeError, base: int = 0, where: str = '') -> DataError:
+  """The one line for bytes that are no UTF-8; `offset` is of byte `base` of what was decoded."""
   byte = error.object[error.start]
   unpacked = ' of the unpacked text' if path.suffix == '.gz' else ''
   return DataError(
-    f'{path}: not UTF-8 at byte offset {offset + error.start - base:,}{unpacked} (byte 0x{byte:02x}); '
+    f'{where or path}: not UTF-8 at byte offset {offset + error.start - base:,}{unpacked} (byte 0x{byte:02x}); '
     'convert the file to UTF-8'
   )
 
@@ -179,14 +198,14 @@ def _decoded(path) -> Iterator[str]:
   """The text of a file, chunk by chunk."""
   decoder = codecs.getincrementaldecoder('utf-8')()
   offset = 0  # of the chunk in the file
-  with _open(path) as stream:
+  with open_file(path) as stream:
     while True:
       chunk = stream.read(READ_BYTES)
       pending = len(decoder.getstate()[0])  # bytes of a character that the chunk before left unfinished
       try:
         text = decoder.decode(chunk, final=not chunk)
       except UnicodeDecodeError as error:
-        raise _not_utf8(path, offset, error, base=pending) from None
+        raise not_utf8(path, offset, error, base=pending) from None
       yield text.removeprefix('\ufeff') if offset == 0 else text
       if not chunk:
         return
@@ -207,7 +226,7 @@ def _safe_cut(text):
 
 def _text_pieces(path) -> Iterator[Piece]:
   held, count = '', 0
-  for text in _reading(path, _decoded(path)):
+  for text in reading(path, _decoded(path)):
     held += text
     while len(held) > PIECE_CHARACTERS:
       cut = _safe_cut(held[:PIECE_CHARACTERS]) or _safe_cut(held)
@@ -222,30 +241,44 @@ def _text_pieces(path) -> Iterator[Piece]:
 
 def _record_pieces(path, read) -> Iterator[Piece]:
   """One document for each line of a JSON-lines file; records whose text is empty are left out."""
-  for text in _reading(path, _record_texts(path, read)):
+  for text in reading(path, _record_texts(path, read)):
     if text:
       yield Piece(text, True)
 
 
 def _record_texts(path, read):
+  for record, where in json_records(path):
+    yield whole_characters(read(record, where))
+
+
+def lines_of(path: Path) -> Iterator[tuple[str, str]]:
+  """(line with its end, '{path}, line {number}') of a UTF-8 file. DataError names the line that is none."""
   offset = 0
-  with _open(path) as stream:
+  with open_file(path) as stream:
     for number, line in enumerate(stream, 1):
       where = f'{path}, line {number:,}'
       try:
         text = line.decode('utf-8').removeprefix('\ufeff' if number == 1 else '')
-        if text.strip():
-          record = json.loads(text)
-          if not isinstance(record, dict):
-            raise DataError(f'{where}: {_kind(record)}, not a JSON object')
-          yield whole_characters(read(record, where))
       except UnicodeDecodeError as error:
-        raise _not_utf8(path, offset, error) from None
-      except json.JSONDecodeError as error:
-        raise DataError(f'{where}: not JSON: {error.msg} at column {error.colno}') from None
-      except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's limits
-        raise DataError(f'{where}: not JSON that can be read: {error}') from None
+        raise not_utf8(path, offset, error, where=where) from None
+      yield text, where
       offset += len(line)
+
+
+def json_records(path: Path) -> Iterator[tuple[dict, str]]:
+  """(JSON object, '{path}, line {number}') of each line that is not blank. DataError where a line is none."""
+  for text, where in lines_of(path):
+    if not text.strip():
+      continue
+    try:
+      record = json.loads(text)
+    except json.JSONDecodeError as error:
+      raise DataError(f'{where}: not JSON: {error.msg} at column {error.colno}') from None
+    except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's limits
+      raise DataError(f'{where}: not JSON that can be read: {error}') from None
+    if not isinstance(record, dict):
+      raise DataError(f'{where}: {kind_of(record)}, not a JSON object')
+    yield record, where
 
 
 def whole_characters(text: str) -> str:
@@ -257,7 +290,8 @@ def whole_characters(text: str) -> str:
     return text.encode('utf-16-le', 'surrogatepass').decode('utf-16-le', 'replace')
 
 
-def _kind(value):
+def kind_of(value) -> str:
+  """What a value from JSON is, for people."""
   if value is None:
     return 'null'
   return {bool: 'a boolean', str: 'a string', list: 'a list', dict: 'an object'}.get(type(value), 'a number')
@@ -268,7 +302,7 @@ def _text_field(record, field, where):
     present = ', '.join(list(record)[:8]) or 'none'
     raise DataError(f'{where}: no field {field!r}; its fields are {present}; choose by jsonl:PATH#FIELD')
   if not isinstance(record[field], str):
-    raise DataError(f'{where}: field {field!r} holds {_kind(record[field])}, not a string')
+    raise DataError(f'{where}: field {field!r} holds {kind_of(record[field])}, not a string')
   return record[field]
 
 

@@ -1,0 +1,77 @@
+"""From arrays of examples to batches: shuffled epochs by random access, and one padded pass for validation."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from aigc_jax.config import fields_of, fill_in, find_field
+from aigc_jax.errors import DataError
+
+SPLIT_SEED = (
+  0  # of the one shuffle before a split: the same for every data.seed, so that runs can be compared
+)
+
+
+def checked(schema, data_config: dict[str, Any]) -> dict[str, Any]:
+  """`data_config` with the defaults of `schema` filled in. UsageError for unknown keys and wrong values."""
+  fields = fields_of(schema)
+  for name in data_config:
+    find_field({'data': fields}, f'data.{name}')
+  return fill_in(fields, data_config, 'data')
+
+
+def shuffled_rows(count: int, batch_size: int, seed: int) -> Callable[[int], np.ndarray]:
+  """step -> int32 [batch]: which of `count` examples. Each epoch has all of them in an order of its own.
+
+  A batch may reach over the end of an epoch, or over several, so that none is lost and all are of one size.
+  """
+
+  @functools.lru_cache(maxsize=2)
+  def order(epoch):
+    return np.random.default_rng([seed % 2**64, epoch]).permutation(count).astype(np.int32)
+
+  def rows(step):
+    places = int(step) * batch_size + np.arange(batch_size)
+    epochs, positions = np.divmod(places, count)
+    return np.concatenate(
+      [order(epoch)[positions[epochs == epoch]] for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)]
+    )
+
+  return rows
+
+
+def no_training(step):
+  raise ValueError(f'training batch {step} of data that was loaded for validation alone')
+
+
+def padded_batches(arrays: dict[str, np.ndarray], batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+  """All rows of `arrays` once, in order, with 'mask' (float32 [batch]); the last batch ends in zeros."""
+  count = len(next(iter(arrays.values())))
+  for first in range(0, count, batch_size):
+    chosen = {name: array[first : first + batch_size] for name, array in arrays.items()}
+    chosen['mask'] = np.ones(min(batch_size, count - first), np.float32)
+    yield {name: _padded(array, batch_size) for name, array in chosen.items()}
+
+
+def _padded(array, size):
+  full = np.zeros((size, *array.shape[1:]), array.dtype)
+  full[: len(array)] = array
+  return full
+
+
+def split_rows(name: str, count: int, fraction: float, what: str) -> tuple[np.ndarray, np.ndarray, str]:
+  """The examples that train and those that validate, and a sentence for people that says which.
+
+  They are shuffled first, since examples often lie sorted by class. DataError where there are fewer than two.
+  """
+  if count < 2:
+    raise DataError(f'{name}: {count} {what} cannot be split; give two or more, or data.validation_source')
+  place = min(max(round(count * (1 - fraction)), 1), count - 1)
+  order = np.random.default_rng(SPLIT_SEED).permutation(count)
+  sentence = (
+    f'after one shuffle, the same for every data.seed, the first {place:,} of {count:,} {what} train, '
+    'the rest validate'
+  )
+  return np.sort(order[:place]), np.sort(order[place:]), sentence

@@ -1,0 +1,165 @@
+"""Images as batches: `train_batch(step)` is a pure function of (data.seed, step).
+
+A set that fits lies on the device whole, and a training batch is the rows to take; a larger one is gathered here.
+"""
+
+import dataclasses
+import functools
+from typing import Annotated, Any, Literal
+
+import numpy as np
+
+from aigc_jax.config import Positive, Range
+from aigc_jax.data import batches
+from aigc_jax.data.image_sources import ImageSource, Part, open_images
+from aigc_jax.data.pipeline import Dataset
+from aigc_jax.errors import DataError, nearest
+
+RESIDENT_BYTES = 512 << 20  # the most that a set may take of a device's memory
+DRAWN_ROWS = 1024  # images binarized at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageData:
+  source: str = 'bundled:fashion_mnist_5k'  # kind:place, see data/image_sources.py
+  validation_source: str | None = None  # None: the source's own split, or the last part of `source`
+  # used where the source has no split of its own
+  validation_fraction: Annotated[float, Range('in (0, 1)', above=0, below=1)] = 0.1
+  batch_size: Annotated[int, Positive] = 128  # images of a step, over all devices and microbatches
+  seed: int = 0
+  # pixels become 0 or 1, with their intensity as the probability of 1: drawn once, or anew at each training step
+  binarization: Literal['fixed', 'dynamic'] | None = None
+  data_dir: str | None = None  # where TensorFlow Datasets keeps what it has prepared; None: its own default
+
+
+def load(data_config: dict[str, Any]) -> Dataset:
+  """The images that `config.data` describes.
+
+  A training batch holds 'rows' (int32 [batch]) of `resident`, or 'images' ([batch, height, width, channels], uint8
+  or float32 in [0, 1]) and 'labels' (int32 [batch]) where the set is too large for that; 'mask' (float32 [batch])
+  always. A validation batch holds 'images', 'labels' and 'mask', 0 at the padding of the last one.
+  Raises UsageError (config) and DataError (files).
+  """
+  config = batches.checked(ImageData, data_config)
+  source = open_images(config['source'], config['data_dir'])
+  train, validation = (source.parts.get(name) for name in ('train', 'all'))
+  if config['validation_source']:
+    other = open_images(config['validation_source'], config['data_dir'])
+    train, validation = train or validation, _renumbered(other, source.class_names)
+    split = f'{len(train.images):,} train; validation has a source of its own with {len(validation.images):,}'
+  elif train:
+    own = next(name for name in source.parts if name != 'train')
+    validation = source.parts[own]
+    split = f"the source's own: {len(train.images):,} train, {len(validation.images):,} of {own!r} validate"
+  else:
+    whole, fraction = validation, config['validation_fraction']
+    *rows, split = batches.split_rows(source.name, len(whole.images), fraction, 'images')
+    train, validation = (Part(whole.images[chosen], whole.labels[chosen]) for chosen in rows)
+  _check_sizes(config, train, validation)
+  if config['binarization'] == 'fixed':
+    train = Part(binarized(train.images, config['seed'], 'train'), train.labels)
+  facts = _facts(config, source, split, train, validation)
+  if config['validation_source']:
+    facts |= {'validation_source': other.name, 'validation_sha256': other.sha256}
+  return _dataset(config, train, validation, facts)
+
+
+def load_validation(data_config: dict[str, Any], class_names=None) -> Dataset:
+  """The source's validation or test split, or all of a source without one; no training batches.
+
+  Args:
+    data_config: `config.data`.
+    class_names: the classes of the trained model, by which labels are numbered; None: the source's own.
+
+  Raises:
+    UsageError (config) and DataError (files, or a class that `class_names` lacks).
+  """
+  config = batches.checked(ImageData, data_config)
+  source = open_images(config['source'], config['data_dir'])
+  part = _renumbered(source, tuple(class_names or source.class_names))
+  name = next(reversed(source.parts))
+  split = 'all of it validates' if name == 'all' else f"the source's own {name!r} validates"
+  source = source._replace(class_names=tuple(class_names or source.class_names))
+  return _dataset(config, None, part, _facts(config, source, split, None, part))
+
+
+def _renumbered(source: ImageSource, class_names) -> Part:
+  """The images of `source` that validate, with labels as places in `class_names`."""
+  part = source.parts[next(reversed(source.parts))]
+  if source.class_names == tuple(class_names):
+    return part
+  present = [source.class_names[label] for label in np.unique(part.labels)]
+  for name in present:
+    if name not in class_names:
+      hint = nearest(name, class_names)
+      raise DataError(f'{source.name}: class {name!r} is none of the training classes; {hint}'.rstrip('; '))
+  table = [class_names.index(name) if name in class_names else -1 for name in source.class_names]
+  return Part(part.images, np.array(table, np.int32)[part.labels])
+
+
+def _check_sizes(config, train, validation):
+  ours, theirs = train.images.shape[1:], validation.images.shape[1:]
+  if ours != theirs:
+    raise DataError(
+      f'{config["validation_source"]}: images of {_sizes(theirs)}, and those of {config["source"]} are {_sizes(ours)}'
+    )
+
+
+def _sizes(shape):
+  return ' x '.join(map(str, shape))
+
+
+def _facts(config, source, split, train, validation):
+  counts = {'train_images': len(train.images)} if train else {}
+  counts['validation_images'] = len(validation.images)
+  shape, classes = list(validation.images.shape[1:]), len(source.class_names)
+  numbers = ' and '.join(f'{count:,}' for count in counts.values())
+  facts = {
+    'source': source.name,
+    'sha256': source.sha256,
+    'size': f'{numbers} images of {_sizes(shape)} in {classes} {"class" if classes == 1 else "classes"}',
+    'split': split,
+    'image_shape': shape,
+    'classes': classes,
+    'class_names': list(source.class_names),
+    **counts,
+  }
+  if train:
+    facts['steps_per_epoch'] = round(len(train.images) / config['batch_size'], 2)
+  return facts
+
+
+def binarized(images: np.ndarray, seed: int, part: str) -> np.ndarray:
+  """0 or 255, where the probability of 255 is the intensity: Salakhutdinov & Murray 2008, section 5.
+
+  uint8 or float32 [images, height, width, channels] -> uint8 of that shape, a pure function of (seed, part, images).
+  """
+  generator = np.random.default_rng([seed % 2**64, ('train', 'validation').index(part)])
+  scale = 255 if images.dtype == np.uint8 else 1
+  drawn = np.empty(images.shape, np.uint8)
+  for first in range(0, len(images), DRAWN_ROWS):
+    rows = images[first : first + DRAWN_ROWS]
+    drawn[first : first + DRAWN_ROWS] = (generator.random(rows.shape, np.float32) * scale < rows) * np.uint8(
+      255
+    )
+  return drawn
+
+
+def _dataset(config, train, validation, facts):
+  batch_size = config['batch_size']
+  if config['binarization']:
+    validation = Part(binarized(validation.images, config['seed'], 'validation'), validation.labels)
+  validation_batches = functools.partial(batches.padded_batches, validation._asdict(), batch_size)
+  size = -(-len(validation.images) // batch_size)
+  if train is None:
+    return Dataset(None, batches.no_training, validation_batches, size, facts)
+  rows_of = batches.shuffled_rows(len(train.images), batch_size, config['seed'])
+  resident = train._asdict() if train.images.nbytes <= RESIDENT_BYTES else None
+
+  def train_batch(step):
+    rows, mask = rows_of(step), np.ones(batch_size, np.float32)
+    if resident:
+      return {'rows': rows, 'mask': mask}
+    return {'images': train.images[rows], 'labels': train.labels[rows], 'mask': mask}
+
+  return Dataset(None, train_batch, validation_batches, size, facts, resident)

@@ -1,0 +1,197 @@
+"""Labelled text as batches: `tsv:PATH` and `jsonl:PATH`, one text and its class on each line (.gz too).
+
+Columns of TSV are named by its first line, or numbered from 1 where both fields are numbers and no line is a header.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+
+from aigc_jax.config import Positive, Range
+from aigc_jax.data import batches, sources, tokenizers
+from aigc_jax.data.pipeline import Dataset
+from aigc_jax.data.tokenizers import Tokenizer
+from aigc_jax.errors import DataError, listed, nearest
+
+KINDS = {'tsv': 'tsv:PATH', 'jsonl': 'jsonl:PATH'}
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledTextData:
+  source: str = 'tsv:texts.tsv'  # tsv:PATH or jsonl:PATH
+  validation_source: str | None = None  # None: a part of `source`
+  validation_fraction: Annotated[float, Range('in (0, 1)', above=0, below=1)] = 0.1
+  label_field: str = 'label'  # the name of the JSON field or column, or a column's number from 1
+  text_field: str = 'text'
+  tokenizer: str = 'characters'  # characters, bytes, bpe:SIZE, gpt2
+  sequence_length: Annotated[int, Positive] = 128  # tokens; longer texts are cut
+  batch_size: Annotated[int, Positive] = 32  # texts of a step, over all devices and microbatches
+  seed: int = 0
+
+
+class Example(NamedTuple):
+  text: str
+  label: str
+  where: str  # file and line, for errors
+
+
+def load(data_config: dict[str, Any], tokenizer: Tokenizer | None = None) -> Dataset:
+  """The texts and classes that `config.data` describes; `tokenizer`, where given, is used instead of making one.
+
+  A batch holds 'inputs' (int32 [batch, time], 0 behind the text), 'lengths' and 'labels' (int32 [batch]) and 'mask'
+  (float32 [batch], 0 at the padding of the last validation batch). Class names are those of the training part, sorted.
+  The character vocabulary is that of all texts; BPE is trained on the training part.
+  Raises UsageError (config) and DataError (files, a class that only validates, characters outside the vocabulary).
+  """
+  config = batches.checked(LabelledTextData, data_config)
+  if tokenizer is None:
+    tokenizers.check(config['tokenizer'])
+  sha256, train = read(config, config['source'])
+  facts = {'source': config['source'], 'sha256': sha256}
+  if config['validation_source']:
+    facts['validation_source'] = config['validation_source']
+    facts['validation_sha256'], validation = read(config, config['validation_source'])
+    split = 'validation has a source of its own'
+  else:
+    *rows, split = batches.split_rows(config['source'], len(train), config['validation_fraction'], 'texts')
+    train, validation = ([train[row] for row in chosen.tolist()] for chosen in rows)
+  if tokenizer is None:
+    alphabet = ''.join({character for example in train + validation for character in example.text})
+    texts = lambda: (example.text for example in train)
+    tokenizer = tokenizers.build(config['tokenizer'], alphabet, texts)
+  class_names = tuple(sorted({example.label for example in train}))
+  return _dataset(config, tokenizer, class_names, train, validation, facts | {'split': split})
+
+
+def load_validation(data_config: dict[str, Any], tokenizer: Tokenizer, class_names: Sequence[str]) -> Dataset:
+  """As `load`, with all of `source` for validation and no training batches: for a trained model of `class_names`."""
+  config = batches.checked(LabelledTextData, data_config)
+  sha256, examples = read(config, config['source'])
+  facts = {'source': config['source'], 'sha256': sha256, 'split': 'all of it validates'}
+  return _dataset(config, tokenizer, tuple(class_names), None, examples, facts)
+
+
+def read(config: dict[str, Any], name: str) -> tuple[str, list[Example]]:
+  """The sha256 of the file of `name` and its examples in order. Raises UsageError and DataError."""
+  kind, place = sources.parted(name, KINDS)
+  path = sources.existing(name, place)
+  if path.is_dir():
+    raise DataError(
+      f'{name}: {path} is a folder; {kind} takes one file with a text and its class on each line'
+    )
+  sha256 = sources.hash_file(name, path)
+  lines = {'tsv': _tsv, 'jsonl': _json_lines}[kind](path, config['label_field'], config['text_field'])
+  examples = []
+  for example in sources.reading(path, lines):
+    if not example.label or not example.text:
+      raise DataError(f'{example.where}: the {"text" if example.label else "label"} is empty')
+    examples.append(example._replace(text=sources.whole_characters(example.text)))
+  if not examples:
+    raise DataError(f'{name}: {path} holds no text')
+  return sha256, examples
+
+
+def _tsv(path: Path, label_field: str, text_field: str) -> Iterator[Example]:
+  fields, columns = (label_field, text_field), None
+  if all(_is_number(field) for field in fields):
+    columns = tuple(int(field) - 1 for field in fields)
+  for line, where in sources.lines_of(path):
+    cells = line.rstrip('\r\n').split('\t')
+    if columns is None:
+      columns = tuple(_column(cells, field, where) for field in fields)
+    elif line.strip():
+      if len(cells) <= max(columns):
+        raise DataError(f'{where}: {len(cells)} columns set apart by tabs; {max(columns) + 1} are needed')
+      yield Example(cells[columns[1]], cells[columns[0]], where)
+
+
+def _is_number(field):
+  return field.isascii() and field.isdigit() and int(field) > 0
+
+
+def _column(header, field, where):
+  if field in header:
+    return header.index(field)
+  if _is_number(field) and int(field) <= len(header):
+    return int(field) - 1
+  raise DataError(
+    f'{where}: no column {field!r}; {nearest(field, header)}its columns are {listed(header[:8])}; choose by '
+    'data.label_field and data.text_field, by numbers from 1 where the file has no line of names'
+  )
+
+
+def _json_lines(path: Path, label_field: str, text_field: str) -> Iterator[Example]:
+  for record, where in sources.json_records(path):
+    for field, kinds in ((label_field, (str, int)), (text_field, (str,))):
+      if field not in record:
+        present = listed(list(record)[:8]) or 'none'
+        hint = 'choose by data.label_field and data.text_field'
+        raise DataError(f'{where}: no field {field!r}; its fields are {present}; {hint}')
+      if not isinstance(record[field], kinds) or isinstance(record[field], bool):
+        wanted = 'a string' if kinds == (str,) else 'a string or a whole number'
+        raise DataError(f'{where}: field {field!r} holds {sources.kind_of(record[field])}, not {wanted}')
+    yield Example(record[text_field], str(record[label_field]), where)
+
+
+def _dataset(config, tokenizer, class_names, train, validation, facts):
+  batch_size = config['batch_size']
+  parts = {name: part for name, part in (('train', train), ('validation', validation)) if part is not None}
+  arrays = {name: _arrays(config, tokenizer, class_names, part) for name, part in parts.items()}
+  counts = {name: len(part) for name, part in parts.items()}
+  facts = facts | {
+    'size': f'{" and ".join(f"{n:,}" for n in counts.values())} texts in {len(class_names)} classes',
+    'tokenizer': tokenizer.name,
+    'vocabulary_size': tokenizer.vocabulary_size,
+    'classes': len(class_names),
+    'class_names': list(class_names),
+    **{f'{name}_texts': count for name, count in counts.items()},
+    'cut_texts': sum(part.pop('cut') for part in arrays.values()),  # longer than data.sequence_length
+  }
+  size = -(-counts['validation'] // batch_size)
+  validation_batches = functools.partial(batches.padded_batches, arrays['validation'], batch_size)
+  if train is None:
+    return Dataset(tokenizer, batches.no_training, validation_batches, size, facts)
+  facts['steps_per_epoch'] = round(counts['train'] / batch_size, 2)
+  rows_of = batches.shuffled_rows(counts['train'], batch_size, config['seed'])
+
+  def train_batch(step):
+    rows = rows_of(step)
+    return {name: array[rows] for name, array in arrays['train'].items()} | {
+      'mask': np.ones(batch_size, np.float32)
+    }
+
+  return Dataset(tokenizer, train_batch, validation_batches, size, facts)
+
+
+def _arrays(config, tokenizer, class_names, examples):
+  """Inputs, lengths and labels of all examples, and how many texts are cut."""
+  _check_alphabet(tokenizer, examples)
+  length, places = config['sequence_length'], {name: i for i, name in enumerate(class_names)}
+  inputs = np.zeros((len(examples), length), np.int32)  # [texts, time]
+  lengths, labels = (np.zeros(len(examples), np.int32) for _ in range(2))
+  cut = 0
+  ids = tokenizer.encode_all([example.text for example in examples])
+  for i, (tokens, example) in enumerate(zip(ids, examples, strict=True)):
+    if example.label not in places:
+      hint = nearest(example.label, class_names) or f'there are {listed(class_names[:8])}'
+      raise DataError(f'{example.where}: class {example.label!r} is none of those that train; {hint}')
+    labels[i] = places[example.label]
+    lengths[i] = min(len(tokens), length)
+    inputs[i, : lengths[i]] = tokens[:length]
+    cut += len(tokens) > length
+  return {'inputs': inputs, 'lengths': lengths, 'labels': labels, 'cut': cut}
+
+
+def _check_alphabet(tokenizer, examples):
+  if 'characters' not in tokenizer.saved:
+    return
+  known = set(tokenizer.saved['characters'])
+  for example in examples:
+    if unknown := [c for c in example.text if c not in known]:
+      raise DataError(
+        f'{example.where}: outside the vocabulary of {len(known):,} characters: {tokenizers.listed(unknown)}'
+      )
