@@ -1,0 +1,70 @@
+"""What a classifier takes for what, as a table and as pictures. All on the host."""
+
+import numpy as np
+
+COUNTED = 20  # up to as many classes have their counts written into the picture
+
+
+def complete_names(names, classes):
+  """The names of all classes; those without one are called by their number."""
+  return [str(name) for name in names] + [str(i) for i in range(len(names), classes)]
+
+
+def table(counts, names):
+  """Counts [true, predicted] as text: a row for each true class, with the part of it that is right."""
+  width = max(5, *(len(name) for name in names), len(str(counts.max())))
+  corner = 'true, predicted'
+  first = max(len(corner), *(len(name) for name in names))
+  line = lambda cells: ' '.join(f'{cell:>{width}}' for cell in cells)
+  lines = [f'{corner:<{first}} {line(names)}  accuracy']
+  for i, name in enumerate(names):
+    total = counts[i].sum()
+    share = f'{counts[i, i] / total:8.1%}' if total else '       -'
+    lines.append(f'{name:<{first}} {line(counts[i])}  {share}')
+  total = counts.sum()
+  lines.append(f'{"all":<{first}} {line(counts.sum(0))}  {np.trace(counts) / max(total, 1):8.1%}')
+  return '\n'.join(lines) + '\n'
+
+
+def picture(counts, names):
+  """Counts [true, predicted] -> image uint8 [height, width, 3]; a cell's shade is its part of the row."""
+  from matplotlib.figure import Figure  # a picture in a hundred steps: not at every start
+
+  side = min(12.0, 3.0 + 0.45 * len(names))
+  figure = Figure(figsize=(side, side), dpi=120, layout='constrained')
+  axes = figure.add_subplot()
+  shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+  axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
+  if len(names) <= COUNTED:
+    for (row, column), count in np.ndenumerate(counts):
+      shade = 'white' if shares[row, column] > 0.5 else 'black'
+      axes.text(column, row, count, ha='center', va='center', fontsize=7, color=shade)
+  ticks = range(len(names)) if len(names) <= 50 else ()
+  axes.set_xticks(ticks, [names[i] for i in ticks], rotation=90)
+  axes.set_yticks(ticks, [names[i] for i in ticks])
+  axes.set(xlabel='predicted', ylabel='true', title=f'{np.trace(counts) / max(counts.sum(), 1):.2%} right')
+  return rendered(figure)
+
+
+def mistakes_picture(mistakes, names, columns=6):
+  """[(confidence, image [height, width, channels], true class, predicted class)] -> image uint8 [height, width, 3]."""
+  from matplotlib.figure import Figure
+
+  rows = -(-len(mistakes) // columns)
+  figure = Figure(figsize=(1.7 * columns, 1.9 * rows), dpi=120, layout='constrained')
+  for axes in (grid := figure.subplots(rows, columns, squeeze=False)).flat:
+    axes.axis('off')
+  for axes, (confidence, image, label, found) in zip(grid.flat, mistakes, strict=False):
+    top = 255 if image.dtype == np.uint8 else 1
+    axes.imshow(image[..., 0] if image.shape[-1] != 3 else image, cmap='gray', vmin=0, vmax=top)
+    axes.set_title(f'{names[label]},\nnot {names[found]} ({confidence:.0%})', fontsize=7)
+  return rendered(figure)
+
+
+def rendered(figure):
+  """A matplotlib figure as uint8 [height, width, 3]."""
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+  canvas = FigureCanvasAgg(figure)
+  canvas.draw()
+  return np.array(canvas.buffer_rgba())[..., :3]
