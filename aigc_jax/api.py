@@ -285,7 +285,8 @@ class TrainedRun:
       prepare.check_same_data(run_folder.open_run(self.path), dataset)
     else:
       dataset = data.load_validation(
-        config['data'] | {'source': source, 'validation_source': None},
+        {name: value for name, value in config['data'].items() if name != 'validation_source'}
+        | {'source': source},
         self.tokenizer,
         self.facts.get('class_names'),
         form,

@@ -66,7 +66,7 @@ class ImageTokenizer:
     from aigc_jax import models
 
     module = models.build(self.saved['model'])
-    params, codebook = _arrays(self.saved)
+    params, codebook = jax.tree.map(jnp.asarray, _arrays(self.saved))
     apply = lambda method, *arrays: module.apply({'params': params}, *arrays, codebook, method=method)
     bernoulli = self.saved['model']['likelihood'] == 'bernoulli'
     finish = jax.nn.sigmoid if bernoulli else lambda outputs: jnp.clip(outputs, 0, 1)

@@ -3,14 +3,21 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from aigc_jax.models import autoencoder, transformer, vq_autoencoder
+from aigc_jax.models import autoencoder, classifier, transformer, vq_autoencoder
 
 SCHEMAS = {
   'transformer': transformer.Transformer,
   'autoencoder': autoencoder.Autoencoder,
   'vq_autoencoder': vq_autoencoder.VectorQuantizedAutoencoder,
+  'mlp': classifier.MultilayerPerceptron,
+  'cnn': classifier.ConvolutionalNetwork,
+  'resnet': classifier.ResidualNetwork,
 }
-CHECKS = {'transformer': transformer.check, 'autoencoder': autoencoder.check, 'vq_autoencoder': vq_autoencoder.check}
+CHECKS = {
+  'transformer': transformer.check,
+  'autoencoder': autoencoder.check,
+  'vq_autoencoder': vq_autoencoder.check,
+}
 
 
 def check(model_config):

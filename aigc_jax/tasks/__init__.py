@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from aigc_jax import data
 from aigc_jax.errors import UsageError, listed
-from aigc_jax.tasks import autoencoding, language
+from aigc_jax.tasks import autoencoding, classification, language
 
 
 class Kind(NamedTuple):
@@ -16,9 +16,14 @@ class Kind(NamedTuple):
   data: tuple  # forms of data that it learns from
 
 
+AUTOENCODERS = ('autoencoder', 'vq_autoencoder')
+CLASSIFIERS = ('mlp', 'cnn', 'resnet', 'rnn_classifier', 'transformer_classifier')
 KINDS = {
   'language': Kind(language, language.LanguageConfig, ('transformer', 'rnn'), ('text', 'image_tokens')),
-  'autoencoding': Kind(autoencoding, autoencoding.AutoencodingConfig, ('autoencoder', 'vq_autoencoder'), ('images',)),
+  'autoencoding': Kind(autoencoding, autoencoding.AutoencodingConfig, AUTOENCODERS, ('images',)),
+  'classification': Kind(
+    classification, classification.ClassificationConfig, CLASSIFIERS, ('images', 'labelled_text')
+  ),
 }
 SCHEMAS = {name: kind.schema for name, kind in KINDS.items()}
 

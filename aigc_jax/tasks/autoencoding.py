@@ -131,7 +131,9 @@ def build(config):
     evaluate=partial(evaluate, parts),
     report=partial(report, parts, config['data'].get('binarization') is not None),
     show=partial(autoencoding_pictures.show, pictures),
-    draw=partial(autoencoding_pictures.draw, pictures) if parts.gaussian else None,  # nothing else has a prior
+    draw=partial(autoencoding_pictures.draw, pictures)
+    if parts.gaussian
+    else None,  # nothing else has a prior
     unit='images',
     higher_is_better=('elbo', 'importance_bound', 'active_units', 'codebook_perplexity', 'codes_used'),
   )
