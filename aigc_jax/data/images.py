@@ -91,8 +91,9 @@ def load_validation(data_config: dict[str, Any], class_names=None) -> Dataset:
 def _renumbered(source: ImageSource, class_names) -> Part:
   """The images of `source` that validate, with labels as places in `class_names`."""
   part = source.parts[next(reversed(source.parts))]
-  if source.class_names == tuple(class_names):
-    return part
+  numbered = source.class_names == tuple(map(str, range(len(source.class_names))))
+  if source.class_names == tuple(class_names) or (numbered and len(source.class_names) <= len(class_names)):
+    return part  # a source without names has the numbers of the classes
   present = [source.class_names[label] for label in np.unique(part.labels)]
   for name in present:
     if name not in class_names:

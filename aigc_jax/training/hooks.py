@@ -107,7 +107,10 @@ def evaluation(config, parallel, floats, dataset, task, writer, console, costs, 
     values = {f'validation/{name}': value for name, value in means.items()}
     writer.write(step, values | {'time/evaluation_seconds': time.perf_counter() - began})
     ordered = sorted(means.items(), key=lambda item: item[0] != 'loss')
-    shown = '  '.join(f'{name.replace("_", " ")} {value:.4f}' for name, value in ordered)
+    numbered = lambda name: name.rpartition('_')[2].isdecimal()  # one of many classes
+    shown = '  '.join(
+      f'{name.replace("_", " ")} {value:.4f}' for name, value in ordered if not numbered(name)
+    )
     console.say(f'step {step}: validation {shown}')
     bad = [name for name, value in ordered if not math.isfinite(value)]
     if bad:
