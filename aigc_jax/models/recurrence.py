@@ -90,7 +90,9 @@ class Steps(NamedTuple):
 
   valid: Any = None  # [time, batch] bool: elsewhere is padding, which keeps the state
   begins: Any = None  # [time, batch] bool: where the state starts anew at zero
-  dropped: Any = None  # [batch, width]: factors on h where the recurrent kernel reads it, the same at all times
+  dropped: Any = (
+    None  # [batch, width]: factors on h where the recurrent kernel reads it, the same at all times
+  )
 
 
 def zero_state(cell, batch, width):
@@ -98,7 +100,7 @@ def zero_state(cell, batch, width):
   return tuple(jnp.zeros((batch, width)) for _ in range(CELLS[cell].states))
 
 
-def recurrence(cell, projected, kernel, state, steps=Steps(), *, bias=None, norm=None, reverse=False):
+def recurrence(cell, projected, kernel, state, steps, *, bias=None, norm=None, reverse=False):
   """Runs a cell over time.
 
   Args:
