@@ -39,9 +39,7 @@ def complete(config, dataset):
     raise UsageError(
       f'config.data.source: {data["source"]} has no labels to learn; use labelled images or texts'
     )
-  kind, other = (
-    ('image_shape', 'vocabulary_size') if 'image_shape' in facts else ('vocabulary_size', 'image_shape')
-  )
+  kind = 'image_shape' if 'image_shape' in facts else 'vocabulary_size'
   check_kind(config, kind)
   model = dict(config['model'])
   if kind == 'image_shape':

@@ -121,7 +121,8 @@ def test_batch_norm_is_that_of_torch():
   input = channels_first(x).double().requires_grad_()
   output = peer(input)
   (output * channels_first(change)).sum().backward()
-  close = lambda ours, theirs: np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-5, atol=2e-6)
+  # Numbers near 5 are rounded by 2e-7, and 24 of them are added.
+  close = lambda ours, theirs: np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-5, atol=2e-5)
   close(y, channels_last(output))
   close(slope, channels_last(input.grad))
   close(params['scale'], peer.weight.grad)
