@@ -3,14 +3,20 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from aigc_jax.models import rnn, transformer
+from aigc_jax.models import rnn, transformer, transformer_classifier
 
 SCHEMAS = {
   'transformer': transformer.Transformer,
   'rnn': rnn.RecurrentNetwork,
   'rnn_classifier': rnn.RecurrentClassifier,
+  'transformer_classifier': transformer_classifier.TransformerClassifier,
 }
-CHECKS = {'transformer': transformer.check, 'rnn': rnn.check, 'rnn_classifier': rnn.check}
+CHECKS = {
+  'transformer': transformer.check,
+  'rnn': rnn.check,
+  'rnn_classifier': rnn.check,
+  'transformer_classifier': transformer_classifier.check,
+}
 
 
 def check(model_config):
