@@ -7,11 +7,11 @@ from pathlib import Path
 
 import jax
 
-from aigc_jax import data, memory, models, tasks
+from aigc_jax import data, files, memory, models, tasks
 from aigc_jax import run as run_folder
 from aigc_jax.config import Schemas, floats_of, load_file, override, resolve
 from aigc_jax.data import tokenizers
-from aigc_jax.errors import DataError, UsageError
+from aigc_jax.errors import DataError, UsageError, listed, nearest
 from aigc_jax.generation import text
 from aigc_jax.generation.strategies import Sampling
 from aigc_jax.task import State
@@ -27,7 +27,7 @@ def set_up():
 
 
 def schemas():
-  return Schemas(tasks.SCHEMAS, models.SCHEMAS, OptimizerConfig)
+  return Schemas(tasks.SCHEMAS, models.SCHEMAS, OptimizerConfig, tasks.data_schema)
 
 
 def resolved(config):
@@ -95,21 +95,27 @@ def start(config, workdir, label, began, quiet=False, may_differ=()):
     if status['state'] == 'done' and (status['step'] >= steps or status['message'] == 'early stop'):
       with Console(quiet=quiet) as console:
         console.say(f'{folder.path}: is done, {status["step"]} steps; nothing to do')
-        suggest(folder.path, prepared.config, console)
+        suggest(folder.path, prepared, console)
       return load_run(folder.path)
     with Console(folder.path / 'log.txt', quiet) as console:
       experiment.train(prepared, folder, console, began)
-      picture = experiment.loss_curve(folder.path)
+      picture = experiment.loss_curve(folder.path, prepared.task.unit)
       console.say(f'loss curve: {picture}')
-      suggest(folder.path, prepared.config, console)
+      suggest(folder.path, prepared, console)
   return load_run(folder.path)
 
 
-def suggest(path, config, console):
-  console.say(f'next: aigc generate {path} --prompt="..." --num=4')
-  console.say(f'      aigc eval {path}')
+def suggest(path, prepared, console):
+  """Tells what to type next."""
+  config, task, commands = prepared.config, prepared.task, [f'aigc eval {path}']
+  if task.writes_text:
+    commands.insert(0, f'aigc generate {path} --prompt="..." --num=4')
+  elif task.draw is not None:
+    commands.insert(0, f'aigc generate {path} --num=16')
   if experiment.learns_after(config['training']['steps'], config):
-    console.say(f'      aigc resume {path} --steps=...')
+    commands.append(f'aigc resume {path} --steps=...')
+  for i, command in enumerate(commands):
+    console.say(f'{"     " if i else "next:"} {command}')
 
 
 def resume(path, steps=None, quiet=False, began=None):
@@ -152,7 +158,17 @@ class TrainedRun:
 
   @functools.cached_property
   def tokenizer(self):
-    return tokenizers.load(self.path / 'tokenizer.json')
+    path = self.path / prepare.TOKENIZER
+    return tokenizers.load(path) if path.exists() else None
+
+  @functools.cached_property
+  def task(self):
+    return tasks.build(self.config)
+
+  @property
+  def facts(self):
+    """What the data was when the run began: its source, its size, the names of its classes."""
+    return files.read_json(self.path / prepare.FACTS)
 
   @functools.cached_property
   def model(self):
@@ -180,6 +196,10 @@ class TrainedRun:
   def params(self):
     return self.state.params
 
+  @property
+  def parameter_count(self):
+    return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
   def generate(
     self,
     prompts='',
@@ -203,6 +223,10 @@ class TrainedRun:
       [Completion], `num` for each prompt.
     """
     set_up()
+    if not self.task.writes_text:
+      raise UsageError(
+        f'{self.path}: its task, {self.config["task"]["name"]}, writes no text{self.other_use()}'
+      )
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     return text.generate_text(
       self.decoder,
@@ -217,21 +241,59 @@ class TrainedRun:
       on_text=on_text,
     )
 
+  def other_use(self):
+    return '; draw(num=16) makes pictures' if self.task.draw is not None else ''
+
+  def draw(self, num=16, *, label=None, interpolate=False, seed=0):
+    """A picture of `num` samples.
+
+    Args:
+      label: a class, by its name or number, for a run that was told of classes; None: all of them in turn.
+      interpolate: each row of samples goes from one to another in even steps.
+
+    Returns:
+      Image [height, width, channels], uint8 or from 0 to 1.
+    """
+    set_up()
+    if self.task.draw is None:
+      raise UsageError(f'{self.path}: its task, {self.config["task"]["name"]}, draws no pictures')
+    if isinstance(num, bool) or not isinstance(num, int) or num < 1:
+      raise UsageError(f'num must be a whole number of at least 1, not {num!r}')
+    known = data.Dataset(self.tokenizer, None, None, 0, self.facts)
+    label, key = self.class_number(label), jax.random.key(seed)
+    return self.task.draw(self.params, self.state.extra, known, key, num, label, interpolate)
+
+  def class_number(self, label):
+    """A class's name or number -> its number. Raises UsageError."""
+    if label is None:
+      return None
+    names = self.facts.get('class_names', [])
+    if str(label) in names:
+      return names.index(str(label))
+    if str(label).isdecimal() and int(label) < len(names):
+      return int(label)
+    raise UsageError(
+      f'label: {label!r} is no class; {nearest(str(label), names)}there are {listed(names) or "none"}'
+    )
+
   def evaluate(self, source=None):
     """{metric: value} of the validation split, or of all of another source such as 'text:PATH'."""
     set_up()
-    config = self.config
+    config, form = self.config, tasks.form_of(self.config)
     if source is None:
-      dataset = data.load(config['data'], self.tokenizer)
+      dataset = data.load(config['data'], self.tokenizer, form)
       prepare.check_same_data(run_folder.open_run(self.path), dataset)
     else:
       dataset = data.load_validation(
-        config['data'] | {'source': source, 'validation_source': None}, self.tokenizer
+        {name: value for name, value in config['data'].items() if name != 'validation_source'}
+        | {'source': source},
+        self.tokenizer,
+        self.facts.get('class_names'),
+        form,
       )
     program = parallel.make_parallel(config, tasks.build, parallel.choose_devices(config, fewer=True))
     state = jax.device_put(self.state, program.replicated)
-    report = tasks.build(config).report
-    return hooks.evaluate(program, program.put_floats(floats_of(config)), state, dataset, report)
+    return hooks.evaluate(program, program.put_floats(floats_of(config)), state, dataset, self.task.report)
 
 
 FILTERS = {'top_k': 40, 'top_p': 0.9, 'min_p': 0.05}

@@ -17,6 +17,7 @@ DESCRIPTION = """Train, resume, evaluate and sample generative models in JAX.
   aigc train --config=FILE.py:VARIANT --config.section.name=VALUE --workdir=runs/mine
   aigc resume runs/mine --steps=4000                          go on from the last checkpoint, or further
   aigc generate runs/mine --prompt="Call me" --num=4          text from a trained model
+  aigc generate runs/vae --num=64 --label=Sneaker             a picture from one that draws
   aigc eval runs/mine --data=text:FILE                        loss, perplexity, bits per character
   aigc list; aigc diff runs/a runs/b                          what was run, and how two runs differ
 
@@ -59,7 +60,7 @@ def parser():
   evaluate.add_argument('--data', metavar='KIND:PLACE', help='other data, whole, such as text:PATH')
   evaluate.add_argument('--json', action='store_true', help='one JSON object')
 
-  generate = add('generate', 'write text with a run: raw text on standard output')
+  generate = add('generate', 'write with a run: raw text on standard output, or a picture as PNG')
   generate.add_argument('run')
   add_checkpoint(generate)
   add_generation(generate)
@@ -82,19 +83,26 @@ def add_generation(verb):
     '--prompt', action='append', help='may be given several times; default: the start of a document'
   )
   verb.add_argument('--prompt_file', metavar='FILE', help='one prompt a line, UTF-8')
-  verb.add_argument('--num', type=int, default=1, help='samples for each prompt')
-  verb.add_argument('--max_new_tokens', type=int, default=300)
-  verb.add_argument('--strategy', default='sample', choices=('greedy', 'sample', 'top_k', 'top_p', 'min_p'))
+  verb.add_argument('--num', type=int, help='samples: of each prompt, default 1; in a picture, default 16')
+  verb.add_argument('--max_new_tokens', type=int, help='default 300')
+  verb.add_argument(
+    '--strategy', choices=('greedy', 'sample', 'top_k', 'top_p', 'min_p'), help='default sample'
+  )
   verb.add_argument('--temperature', type=float, help='default 0.8')
   verb.add_argument('--top_k', type=int, help='default with --strategy=top_k: 40')
   verb.add_argument('--top_p', type=float, help='default with --strategy=top_p: 0.9')
   verb.add_argument('--min_p', type=float, help='default with --strategy=min_p: 0.05')
   verb.add_argument('--repetition_penalty', type=float)
-  verb.add_argument(
-    '--stop', action='append', default=[], help='a text that ends a sample; may be given several times'
-  )
+  verb.add_argument('--stop', action='append', help='a text that ends a sample; may be given several times')
   verb.add_argument('--seed', type=int, default=0)
   verb.add_argument('--json', action='store_true', help='one JSON object a line for each sample')
+  verb.add_argument('--label', metavar='CLASS', help='of pictures: only this class, by its name or number')
+  verb.add_argument(
+    '--interpolate', action='store_true', help='of pictures: from one sample to another, row by row'
+  )
+  verb.add_argument(
+    '--output', metavar='FILE.png', help='of pictures: default RUN/samples/generated-SEED.png'
+  )
 
 
 def split_overrides(arguments):
@@ -150,15 +158,56 @@ def say_which(run):
   print(f'{run.path}: checkpoint {run.step} ({run.which})', file=sys.stderr)
 
 
+TEXT_CHOICES = (
+  'prompt',
+  'prompt_file',
+  'max_new_tokens',
+  'strategy',
+  'temperature',
+  'top_k',
+  'top_p',
+  'min_p',
+)
+TEXT_CHOICES += ('repetition_penalty', 'stop', 'json')
+PICTURE_CHOICES = ('label', 'interpolate', 'output')
+
+
 def generate(options):
+  from aigc_jax import api
+
+  run = api.load_run(options.run, options.checkpoint)
+  draws = run.task.draw is not None
+  for name in TEXT_CHOICES if draws else PICTURE_CHOICES:
+    if getattr(options, name):
+      made = 'draws pictures' if draws else 'draws none'
+      raise UsageError(f'--{name}: {options.run} {made}, so it means nothing here')
+  (draw if draws else write)(run, options)
+  say_which(run)
+
+
+def draw(run, options):
+  from aigc_jax import files
+
+  picture = run.draw(
+    16 if options.num is None else options.num,
+    label=options.label,
+    interpolate=options.interpolate,
+    seed=options.seed,
+  )
+  path = options.output or run.path / 'samples' / f'generated-{options.seed}.png'
+  files.write_image(path, picture)
+  print(path)
+
+
+def write(run, options):
   from aigc_jax import api
 
   prompts = list(options.prompt or [])
   if options.prompt_file:
     prompts += api.read_prompts(options.prompt_file)
   names = 'num max_new_tokens strategy temperature top_k top_p min_p repetition_penalty stop seed'
-  settings = {name: getattr(options, name) for name in names.split()}
-  run = api.load_run(options.run, options.checkpoint)
+  given = {name: getattr(options, name) for name in names.split()}
+  settings = {name: value for name, value in given.items() if value is not None}
   prompts = prompts or ['']
   writer = None if options.json else TextWriter(prompts[0])
   completions = run.generate(prompts, **settings, on_text=writer)
@@ -167,7 +216,6 @@ def generate(options):
   else:
     for completion in completions:
       print(json.dumps(completion._asdict(), ensure_ascii=False))
-  say_which(run)
 
 
 class TextWriter:

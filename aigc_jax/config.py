@@ -16,7 +16,7 @@ import sys
 import traceback
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 from aigc_jax.errors import UsageError, listed, nearest
@@ -49,19 +49,6 @@ UnitInterval = Range('in [0, 1]', least=0, most=1)
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
-  source: str = 'bundled:moby_dick'  # kind:place, see data/sources.py
-  validation_source: str | None = None  # None: the last part of `source`
-  validation_fraction: Annotated[float, Range('in (0, 1)', above=0, below=1)] = 0.1
-  tokenizer: str = 'characters'  # characters, bytes, bpe:SIZE, gpt2
-  sequence_length: Annotated[int, Positive] = 128  # tokens
-  batch_size: Annotated[int, Positive] = 8  # rows of a step, over all devices and microbatches
-  packing: Literal['stream', 'documents'] = 'stream'
-  seed: int = 0
-  cache_dir: str | None = None  # where large corpora keep their tokens; None: the user's cache folder
-
-
-@dataclasses.dataclass(frozen=True)
 class TrainingConfig:
   steps: Annotated[int, Positive] = 2000
   microbatches: Annotated[int, Positive] = 1
@@ -86,7 +73,7 @@ class ParallelConfig:
   tensor: Annotated[int, Positive] = 1
 
 
-SECTIONS = {'data': DataConfig, 'training': TrainingConfig, 'parallel': ParallelConfig}
+SECTIONS = {'training': TrainingConfig, 'parallel': ParallelConfig}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,11 +122,13 @@ def fields_of(schema) -> dict[str, Field]:
 
 
 class Schemas(NamedTuple):
-  """Which fields the named sections have: {name: dataclass} for task and model, a dataclass for the optimizer."""
+  """Which fields the sections have: {name: dataclass} for task and model, a dataclass for the optimizer; those of the
+  data follow from the task's name and the source."""
 
   task: Mapping[str, Any]
   model: Mapping[str, Any]
   optimizer: Any
+  data: Callable[[str, str | None], Any]  # task name, data.source or None -> dataclass
 
   def sections(self, config):
     """{section: {name: Field}} as `config`'s task and model names ask for; the root's own fields under ''."""
@@ -156,6 +145,9 @@ class Schemas(NamedTuple):
         )
       found[section] = {'name': Field(str, False, None, name), **fields_of(choices[name])}
     found['optimizer'] = fields_of(self.optimizer)
+    source = config.get('data', {})
+    source = source.get('source') if isinstance(source, Mapping) else None
+    found['data'] = fields_of(self.data(found['task']['name'].default, source))
     return found | {section: fields_of(schema) for section, schema in SECTIONS.items()}
 
   def open_fields(self, config):
@@ -290,13 +282,13 @@ def expected(field):
 
 
 def override(config, overrides, schemas):
-  """Applies [(dotted key, text or value)] in order; names of tasks and models first, since they decide the rest.
+  """Applies [(dotted key, text or value)] in order; names and the source first, since they decide the other fields.
 
   In a ConfigDict, references to a field that is overridden follow it. Returns nested plain dicts.
   """
   frozen = hasattr(config, 'as_configdict')
   config = config.as_configdict() if frozen else copy.deepcopy(config)
-  names = [o for o in overrides if o[0] in ('task.name', 'model.name')]
+  names = [o for o in overrides if o[0] in ('task.name', 'model.name', 'data.source')]
   for key, value in names + [o for o in overrides if o not in names]:
     section, _, name = key.rpartition('.')
     if (key, value) not in names:

@@ -58,3 +58,20 @@ def sha256_of(path):
   """The SHA-256 of a file's bytes, in hexadecimal. Raises OSError."""
   with open(path, 'rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def write_image(path, array):
+  """Writes [height, width] or [height, width, 1, 3 or 4] as PNG: uint8, or from 0 to 1.
+
+  Returns (height, width). Raises StorageError.
+  """
+  import numpy as np
+  from matplotlib import image  # a picture in a hundred steps: not at every start
+
+  if array.dtype != np.uint8:
+    array = np.round(np.clip(array.astype(np.float32), 0, 1) * 255).astype(np.uint8)
+  if array.ndim == 3 and array.shape[-1] == 1:
+    array = array[..., 0]
+  with storage_errors(path):
+    image.imsave(path, array, cmap='gray', vmin=0, vmax=255)
+  return array.shape[:2]

@@ -226,6 +226,12 @@ class MetricsWriter:
       if self._events:
         self._events.write(int(step), numbers)
 
+  def write_image(self, step, name, png, height, width):
+    """Shows a picture, the bytes of a PNG file, in TensorBoard."""
+    if self._events:
+      with storage_errors(self._file.name):
+        self._events.write_image(int(step), name, png, height, width)
+
   def flush(self):
     """Waits until all lines are on the disk itself; call it before a checkpoint commits."""
     with storage_errors(self._file.name):

@@ -8,6 +8,8 @@ device and many give the same numbers.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+RESIDENT = 'resident'  # the entry of a batch that is no row of it: a data set that lives on the device, whole
+
 
 class State(NamedTuple):
   """Everything that a checkpoint holds. Under lanes every leaf but `frozen` has a leading lane axis."""
@@ -61,11 +63,18 @@ class Task(NamedTuple):
   loss(params, extra, batch, context) -> (total, (weight, extra, metrics)): `total` () the sum of losses over what
     counts, `weight` () how much counts, `metrics` {name: (sum, weight)}.
   collect(params, extra, batch, context) -> (extra, batch): makes the batch to learn from (masks tokens, draws views,
-    acts in an environment). Sees the whole step's batch, before microbatches; no gradient passes through it.
+    acts in an environment). Sees the whole step's batch, before microbatches; no gradient passes through it. Where
+    the data set lives on the device, batch['resident'] is all of it, and what is returned has rows alone.
   evaluate(params, extra, batch, context) -> {name: (sum, weight)} over one validation batch; None: the loss's
-    metrics and its 'loss'.
-  report(metrics) -> metrics: host floats made from the divided metrics (perplexity of a mean loss).
+    metrics and its 'loss'. Here, and in the loss where it does not train, sums and weights may be arrays (one for
+    each class).
+  report(metrics) -> metrics: host floats made from the divided metrics (perplexity of a mean loss), which are
+    arrays where their sums are.
   show(params, extra, data, key) -> {name: text or image array}: what people look at, on the host; None: nothing.
+  draw(params, extra, data, key, num, label=None, interpolate=False) -> image [height, width, channels]: what
+    `aigc generate` writes for a task that makes pictures; of `data` it may read the tokenizer and the facts. None:
+    it makes none.
+  writes_text: its models continue text, by `models.decoder`.
   layout: how `extra` lies: 'replicated'; 'rows', split over the devices (replay, environments); 'batch', its rows
     belong to the rows of the batch and go with them to devices and microbatches (a carried hidden state); or a tree
     of these, shaped like `extra` or a prefix of it.
@@ -80,6 +89,8 @@ class Task(NamedTuple):
   evaluate: Callable | None = None
   report: Callable = dict
   show: Callable | None = None
+  draw: Callable | None = None
+  writes_text: bool = False
   layout: Any = 'replicated'
   whole_batch: bool = False
   unit: str = 'examples'

@@ -1,4 +1,4 @@
-"""TensorBoard event files of scalars, so that neither TensorFlow nor protobuf is needed to write them.
+"""TensorBoard event files of scalars and images, so that neither TensorFlow nor protobuf is needed to write them.
 
 A file is a row of TFRecords (length, its checksum, bytes, their checksum), each one `Event` protocol buffer:
 https://github.com/tensorflow/tensorboard/blob/master/tensorboard/compat/proto/event.proto
@@ -65,6 +65,12 @@ def scalars(metrics):
   return nested(5, b''.join(values))
 
 
+def image(name, png, height, width):
+  """Event.summary = 5 of one Summary.value = 1 {tag = 1, image = 4 {height, width, colorspace, png bytes}}."""
+  sizes = b'\x08' + varint(height) + b'\x10' + varint(width) + b'\x18\x04'  # 4: RGBA, as matplotlib writes
+  return nested(5, nested(1, nested(1, name.encode('utf-8')) + nested(4, sizes + nested(4, png))))
+
+
 class EventWriter:
   """Writes one event file. A new start of the same run writes a new file beside the old ones."""
 
@@ -80,6 +86,10 @@ class EventWriter:
   def write(self, step, metrics):
     """metrics: {name: float}."""
     self._write(event(step, scalars(metrics)))
+
+  def write_image(self, step, name, png, height, width):
+    """png: the bytes of a PNG file of that many pixels."""
+    self._write(event(step, image(name, png, height, width)))
 
   def _write(self, data):
     self._file.write(record(data))

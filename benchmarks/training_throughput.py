@@ -49,7 +49,7 @@ def ours(shape, rows):
         'clip_norm': 1.0,
       },
     },
-    configs.Schemas(tasks.SCHEMAS, models.SCHEMAS, OptimizerConfig),
+    configs.Schemas(tasks.SCHEMAS, models.SCHEMAS, OptimizerConfig, tasks.data_schema),
   )
   program = parallel.make_parallel(config, tasks.build, jax.devices()[:1])
   floats, (inputs, targets) = program.put_floats(configs.floats_of(config)), make_batch(shape, rows)

@@ -28,6 +28,7 @@ from aigc_jax.config import (
   to_json,
   with_floats,
 )
+from aigc_jax.data.pipeline import TextData
 from aigc_jax.errors import UsageError
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
@@ -61,7 +62,12 @@ class OptimizerConfig:
   warmup_steps: Annotated[int, NonNegative] = 0
 
 
-SCHEMAS = Schemas({'toy': TaskConfig, 'other': OtherTask}, {'net': ModelConfig}, OptimizerConfig)
+SCHEMAS = Schemas(
+  {'toy': TaskConfig, 'other': OtherTask},
+  {'net': ModelConfig},
+  OptimizerConfig,
+  lambda task, source: TextData,
+)
 SMALL = {'task': {'name': 'toy'}, 'model': {'name': 'net'}}
 
 

@@ -1,5 +1,6 @@
 """The run folder: nothing half made, one writer, and files that say after any stop what they said before."""
 
+import io
 import json
 import os
 import signal
@@ -9,9 +10,10 @@ import sys
 import threading
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from aigc_jax import environment, run
+from aigc_jax import environment, files, run
 from aigc_jax.errors import StorageError, UsageError
 
 CONFIG = {'seed': 0, 'training': {'steps': 10}, 'optimizer': {'learning_rate': 0.1, 'beta1': None}}
@@ -217,6 +219,24 @@ def test_tensorboard_files_hold_the_metrics_and_the_restart(tmp_path, monkeypatc
   events = [Event.FromString(record) for record in records_of(second)]
   assert (events[1].session_log.status, events[1].step) == (SessionLog.START, 300)
   assert events[2].step == 300
+
+
+def test_tensorboard_files_hold_pictures(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'torch', None)
+  pytest.importorskip('tensorboardX')
+  from matplotlib import image
+  from tensorboardX.proto.event_pb2 import Event
+
+  pixels = np.random.default_rng(0).integers(0, 256, (5, 200, 3), np.uint8)
+  size = files.write_image(tmp_path / 'a.png', pixels)
+  with run.MetricsWriter(tmp_path) as writer:
+    writer.write_image(300, 'samples', (tmp_path / 'a.png').read_bytes(), *size)
+  [file] = (tmp_path / 'tensorboard').iterdir()
+  [value] = [v for record in records_of(file) for v in Event.FromString(record).summary.value]
+  assert (value.tag, value.image.height, value.image.width) == ('samples', 5, 200)
+  shown = image.imread(io.BytesIO(value.image.encoded_image_string))
+  assert shown.shape[2] == value.image.colorspace
+  np.testing.assert_array_equal(np.round(shown[..., :3] * 255), pixels)
 
 
 def test_environment_has_one_entry_a_start_with_code_and_machine(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from aigc_jax.data.sources import Piece, Source, open_source
 from aigc_jax.data.tokenizers import Tokenizer
 from aigc_jax.errors import DataError, StorageError
 
-FORMAT = 2  # of the cached arrays
+FORMAT = 3  # of the cached arrays
 CACHED_FROM = 8 << 20  # bytes of text; less is tokenized at each start
 BATCH_CHARACTERS = 1 << 22  # given to the tokenizer at once, for its threads
 
@@ -223,6 +223,7 @@ def _facts(sources, surveys, split, tokenizer, splits):
     **dict(hashes),
     'documents': sum(len(s.lengths) for s in surveys.values()),
     'characters': int(sum(s.lengths.sum() for s in surveys.values())),
+    'size': f'{int(sum(s.lengths.sum() for s in surveys.values())):,} characters',
     'split': split,
     'tokenizer': tokenizer.name,
     'vocabulary_size': tokenizer.vocabulary_size,

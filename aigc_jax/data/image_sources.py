@@ -243,7 +243,9 @@ def as_part(where, arrays: dict[str, np.ndarray], images_name: str, labels_name:
       f'{where}: {labels_name} has shape {list(labels.shape)}, and there are {len(images):,} images'
     )
   if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < 2**31:
-    raise DataError(f'{where}: {labels_name} go from {labels.min()} to {labels.max()}; number classes from 0')
+    raise DataError(
+      f'{where}: {labels_name} has values from {labels.min()} to {labels.max()}; number classes from 0'
+    )
   return Part(np.ascontiguousarray(images), labels.astype(np.int32))
 
 

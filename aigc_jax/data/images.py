@@ -41,6 +41,11 @@ def load(data_config: dict[str, Any]) -> Dataset:
   Raises UsageError (config) and DataError (files).
   """
   config = batches.checked(ImageData, data_config)
+  return _dataset(config, *read(config))
+
+
+def read(config) -> tuple[Part, Part, dict[str, Any]]:
+  """(the images that train, those that validate, facts) of a complete `config.data`."""
   source = open_images(config['source'], config['data_dir'])
   train, validation = (source.parts.get(name) for name in ('train', 'all'))
   if config['validation_source']:
@@ -61,7 +66,7 @@ def load(data_config: dict[str, Any]) -> Dataset:
   facts = _facts(config, source, split, train, validation)
   if config['validation_source']:
     facts |= {'validation_source': other.name, 'validation_sha256': other.sha256}
-  return _dataset(config, train, validation, facts)
+  return train, validation, facts
 
 
 def load_validation(data_config: dict[str, Any], class_names=None) -> Dataset:
@@ -86,8 +91,9 @@ def load_validation(data_config: dict[str, Any], class_names=None) -> Dataset:
 def _renumbered(source: ImageSource, class_names) -> Part:
   """The images of `source` that validate, with labels as places in `class_names`."""
   part = source.parts[next(reversed(source.parts))]
-  if source.class_names == tuple(class_names):
-    return part
+  numbered = source.class_names == tuple(map(str, range(len(source.class_names))))
+  if source.class_names == tuple(class_names) or (numbered and len(source.class_names) <= len(class_names)):
+    return part  # a source without names has the numbers of the classes
   present = [source.class_names[label] for label in np.unique(part.labels)]
   for name in present:
     if name not in class_names:

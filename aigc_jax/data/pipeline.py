@@ -1,18 +1,35 @@
 """From token arrays to batches: `train_batch(step)` is a pure function of (data.seed, step)."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
-from aigc_jax.config import DataConfig, fields_of, fill_in, find_field
+from aigc_jax.config import Positive, Range, fields_of, fill_in, find_field
 from aigc_jax.data import corpus
 from aigc_jax.data.corpus import Split
 from aigc_jax.data.tokenizers import Tokenizer
 from aigc_jax.errors import DataError
+from aigc_jax.task import RESIDENT
 
 Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class TextData:
+  source: str = 'bundled:moby_dick'  # kind:place, see data/sources.py
+  validation_source: str | None = None  # None: the last part of `source`
+  validation_fraction: Annotated[float, Range('in (0, 1)', above=0, below=1)] = 0.1
+  tokenizer: str = 'characters'  # characters, bytes, bpe:SIZE, gpt2
+  sequence_length: Annotated[int, Positive] = 128  # tokens
+  batch_size: Annotated[int, Positive] = 8  # rows of a step, over all devices and microbatches
+  # stream: windows of the text, shuffled; contiguous: row i of a batch goes on where row i of the last one ended;
+  # documents: whole documents, several to a row
+  packing: Literal['stream', 'contiguous', 'documents'] = 'stream'
+  seed: int = 0
+  cache_dir: str | None = None  # where large corpora keep their tokens; None: the user's cache folder
 
 
 class Dataset(NamedTuple):
@@ -20,8 +37,9 @@ class Dataset(NamedTuple):
 
   A batch of text holds 'inputs' and 'targets' (int32; each target is the token after its input), 'mask' (float32, 0
   at padding) and, where documents are packed, 'segments' (int32; 1, 2, ... for the documents of a row, 0 at
-  padding). A validation batch holds 'characters' besides (float32: how many each target stands for, 0 at
-  padding). The arrays are the caller's: nothing else keeps or changes them.
+  padding); where rows go on from batch to batch, 'begins' [batch] (float32) is 1 for those that begin anew. A
+  validation batch holds 'characters' besides (float32: how many each target stands for, 0 at padding). The arrays
+  are the caller's: nothing else keeps or changes them.
   """
 
   tokenizer: Tokenizer | None  # None: no text
@@ -35,7 +53,7 @@ class Dataset(NamedTuple):
   def example(self) -> Batch:
     """The first training batch as a step sees it, with the resident arrays."""
     batch = self.train_batch(0)
-    return batch if self.resident is None else batch | {'resident': self.resident}
+    return batch if self.resident is None else batch | {RESIDENT: self.resident}
 
 
 class Rows(NamedTuple):
@@ -62,7 +80,7 @@ def load_validation(data_config: dict[str, Any], tokenizer: Tokenizer) -> Datase
 
 
 def _checked(data_config):
-  fields = fields_of(DataConfig)
+  fields = fields_of(TextData)
   for name in data_config:
     find_field({'data': fields}, f'data.{name}')
   return fill_in(fields, data_config, 'data')
@@ -77,9 +95,12 @@ def _dataset(config, text):
   facts, train_batch = text.facts, _no_training
   if 'train' in text.splits:
     train = text.splits['train']
-    rows = packed_rows(train, length) if documents else shifting_windows(train, length, seed)
-    train_batch = _by_step(rows, batch_size, seed)
-    facts = facts | {'steps_per_epoch': round(rows.count / batch_size, 2)}
+    if config['packing'] == 'contiguous':
+      train_batch, steps = contiguous(config, train, length, batch_size)
+    else:
+      rows = packed_rows(train, length) if documents else shifting_windows(train, length, seed)
+      train_batch, steps = _by_step(rows, batch_size, seed), rows.count / batch_size
+    facts = facts | {'steps_per_epoch': round(steps, 2)}
   validation = text.splits['validation']
   rows = packed_rows(validation, length) if documents else windows(validation, length)
   validation_size = -(-rows.count // batch_size)
@@ -160,6 +181,33 @@ def shifting_windows(split: Split, length: int, seed: int) -> Rows:
     }
 
   return Rows(count, read)
+
+
+def contiguous(config, split: Split, length: int, batch_size: int):
+  """(step -> batch, steps of an epoch): row i of each batch goes on where row i of the last one ended.
+
+  Each row reads a part of its own, all of them equally long, from beginning to end, epoch after epoch; 'begins'
+  [batch] is 1 where it begins anew. Fewer than batch_size windows' worth of targets at the end are left out.
+  """
+  steps = (len(split.tokens) - 1) // (batch_size * length)
+  if not steps:
+    raise DataError(
+      f'{config["source"]}: the training part has {len(split.tokens):,} tokens, too few for {batch_size} rows that '
+      f'each go on from batch to batch with windows of {length}: use a longer text, or a smaller data.batch_size'
+    )
+  starts = np.arange(batch_size) * steps * length  # [batch]
+
+  def train_batch(step):
+    place = int(step) % steps
+    tokens = split.tokens[(starts + place * length)[:, None] + np.arange(length + 1)].astype(np.int32)
+    return {
+      'inputs': np.ascontiguousarray(tokens[:, :-1]),
+      'targets': np.ascontiguousarray(tokens[:, 1:]),
+      'mask': np.ones((batch_size, length), np.float32),
+      'begins': np.full(batch_size, place == 0, np.float32),
+    }
+
+  return train_batch, steps
 
 
 def windows(split: Split, length: int) -> Rows:

@@ -75,6 +75,10 @@ def load(path) -> Tokenizer:
     if saved['format'] != FORMAT:
       raise StorageError(f'{path}: format {saved["format"]}, and this version reads format {FORMAT}')
     end_of_text = saved.get('end_of_text', False)
+    if saved['name'] == 'image_codes':
+      from aigc_jax.data.image_tokens import ImageTokenizer  # which is made of what this module is for
+
+      return ImageTokenizer(saved)
     return {
       'characters': lambda: characters(saved['characters'], end_of_text),
       'bytes': lambda: byte_values(end_of_text),

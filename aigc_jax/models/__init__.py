@@ -3,15 +3,31 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from aigc_jax.models import transformer
+from aigc_jax.models import autoencoder, classifier, rnn, transformer, vq_autoencoder
 
-SCHEMAS = {'transformer': transformer.Transformer}
-CHECKS = {'transformer': transformer.check}
+SCHEMAS = {
+  'transformer': transformer.Transformer,
+  'rnn': rnn.RecurrentNetwork,
+  'autoencoder': autoencoder.Autoencoder,
+  'vq_autoencoder': vq_autoencoder.VectorQuantizedAutoencoder,
+  'mlp': classifier.MultilayerPerceptron,
+  'cnn': classifier.ConvolutionalNetwork,
+  'resnet': classifier.ResidualNetwork,
+  'rnn_classifier': rnn.RecurrentClassifier,
+}
+CHECKS = {
+  'transformer': transformer.check,
+  'rnn': rnn.check,
+  'rnn_classifier': rnn.check,
+  'autoencoder': autoencoder.check,
+  'vq_autoencoder': vq_autoencoder.check,
+}
 
 
 def check(model_config):
   """Rules across the fields of a resolved `config.model`. Raises UsageError."""
-  CHECKS[model_config['name']](model_config)
+  if model_config['name'] in CHECKS:
+    CHECKS[model_config['name']](model_config)
 
 
 def build(model_config, dtype='float32'):
@@ -26,11 +42,11 @@ class Decoder(NamedTuple):
   init_cache: Callable  # batch_size, length -> cache
   step: Callable  # params, cache, tokens [batch, n], mask=None -> (logits [batch, n, vocabulary], cache)
   vocabulary_size: int
-  context_length: int  # tokens the model was made for
+  context_length: int | None  # tokens the model was made for; None: any number
 
 
 def decoder(module):
-  """The Decoder of a Transformer; `params` are what `module.init(...)['params']` gives."""
+  """The Decoder of a language model; `params` are what `module.init(...)['params']` gives."""
 
   def step(params, cache, tokens, mask=None):
     return module.apply({'params': params}, tokens, cache, mask, method='decode')

@@ -1,17 +1,57 @@
 """What can be learned: one file a task, with its schema, its builder, and what it takes from the data."""
 
-from aigc_jax.tasks import language
+from typing import Any, NamedTuple
 
-SCHEMAS = {'language': language.LanguageConfig}
-BUILDERS = {'language': language.build}
-COMPLETERS = {'language': language.complete}
+from aigc_jax import data
+from aigc_jax.errors import UsageError, listed
+from aigc_jax.tasks import autoencoding, classification, language
+
+
+class Kind(NamedTuple):
+  """One kind of learning."""
+
+  room: Any  # its module: build(config) -> Task, complete(config, dataset) -> config
+  schema: Any  # the dataclass of `config.task`
+  models: tuple  # that it can train
+  data: tuple  # forms of data that it learns from
+
+
+AUTOENCODERS = ('autoencoder', 'vq_autoencoder')
+CLASSIFIERS = ('mlp', 'cnn', 'resnet', 'rnn_classifier', 'transformer_classifier')
+KINDS = {
+  'language': Kind(language, language.LanguageConfig, ('transformer', 'rnn'), ('text', 'image_tokens')),
+  'autoencoding': Kind(autoencoding, autoencoding.AutoencodingConfig, AUTOENCODERS, ('images',)),
+  'classification': Kind(
+    classification, classification.ClassificationConfig, CLASSIFIERS, ('images', 'labelled_text')
+  ),
+}
+SCHEMAS = {name: kind.schema for name, kind in KINDS.items()}
+
+
+def form_of(config):
+  """The form of the data of a config: 'text', 'images', ... Raises UsageError where the task cannot learn from it."""
+  return data.form_of(config['data']['source'], KINDS[config['task']['name']].data)
+
+
+def data_schema(task, source):
+  """The dataclass of `config.data` for a task's name and a source (None: not given)."""
+  return data.schema(data.form_of(source, KINDS[task].data))
+
+
+def check(config):
+  """Raises UsageError where the task cannot train the model."""
+  task, model = config['task']['name'], config['model']['name']
+  if model not in KINDS[task].models:
+    raise UsageError(
+      f'config.model.name: {model!r} is no model for the task {task!r}, which trains {listed(KINDS[task].models)}'
+    )
 
 
 def build(config):
   """The Task of a resolved config, whose floats may be traced."""
-  return BUILDERS[config['task']['name']](config)
+  return KINDS[config['task']['name']].room.build(config)
 
 
 def complete(config, dataset):
   """The resolved config with what the data decides filled in."""
-  return COMPLETERS[config['task']['name']](config, dataset)
+  return KINDS[config['task']['name']].room.complete(config, dataset)

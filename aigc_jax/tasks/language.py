@@ -1,6 +1,7 @@
 """Language modelling: predict the next token of text, with any model that maps tokens to logits."""
 
 import dataclasses
+import functools
 import math
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from aigc_jax.errors import UsageError
 from aigc_jax.generation import text as generation
 from aigc_jax.generation.strategies import Sampling
 from aigc_jax.task import Task
+from aigc_jax.tasks import image_language
 from aigc_jax.tasks.losses import softmax_cross_entropy
 
 
@@ -21,24 +23,22 @@ class LanguageConfig:
   sample_prompt: str = ''  # what the samples shown while training go on from; '': the start of a document
   sample_tokens: Annotated[int, Positive] = 200
   sample_temperature: Annotated[float, Positive] = 0.8
+  carry_state: bool = (
+    False  # a recurrent network goes on from its last batch's state: truncated back-propagation
+  )
 
 
 def complete(config, dataset):
   """Fills in what the data decides: the vocabulary's size and the context. Raises UsageError where they clash."""
-  model, needed, length = (
-    dict(config['model']),
-    dataset.tokenizer.vocabulary_size,
-    config['data']['sequence_length'],
-  )
-  try:
-    dataset.tokenizer.encode(config['task']['sample_prompt'])
-  except UsageError as error:
-    raise UsageError(f'config.task.sample_prompt: {error}') from None
+  model, needed = dict(config['model']), dataset.tokenizer.vocabulary_size
+  length = dataset.train_batch(0)['inputs'].shape[1]
+  check_carry(config)
+  check_prompt(config, dataset)
   model['vocabulary_size'] = model['vocabulary_size'] or needed
   if model['vocabulary_size'] < needed:
     raise UsageError(
       f'config.model.vocabulary_size: {model["vocabulary_size"]} is too small for the {needed} tokens of'
-      f' {config["data"]["tokenizer"]!r}; leave it unset or use {needed} or more'
+      f' {dataset.tokenizer.name!r}; leave it unset or use {needed} or more'
     )
   if 'context_length' in model:
     model['context_length'] = model['context_length'] or length
@@ -50,22 +50,52 @@ def complete(config, dataset):
   return config | {'model': model}
 
 
+def check_prompt(config, dataset):
+  prompt = config['task']['sample_prompt']
+  if prompt and config['data']['source'].startswith('run:'):
+    raise UsageError(
+      f'config.task.sample_prompt: {prompt!r} is text, and tokens of images go on from a class alone'
+    )
+  try:
+    if prompt:
+      dataset.tokenizer.encode(prompt)
+  except UsageError as error:
+    raise UsageError(f'config.task.sample_prompt: {error}') from None
+
+
+def check_carry(config):
+  if not config['task']['carry_state']:
+    return
+  name, packing = config['model']['name'], config['data'].get('packing')
+  if name != 'rnn':
+    raise UsageError(f'config.task.carry_state: {name!r} has no state to carry; use --config.model.name=rnn')
+  if packing != 'contiguous':
+    raise UsageError(
+      f'config.task.carry_state: with config.data.packing = {packing!r} a batch does not go on where the last one '
+      'ended; use --config.data.packing=contiguous'
+    )
+
+
 def build(config):
   """A Task from a resolved config whose floats may be traced. Batches are those of `data.load`."""
   model = models.build(config['model'], jnp.dtype(config['training']['precision']))
   decoder = models.decoder(model)  # made once, since generation compiles anew for another one
 
+  carries = config['task']['carry_state']
+
   def init(key, batch):
-    return model.init(key, batch['inputs'][:1])['params'], {}
+    extra = {'carry': model.init_carry(len(batch['inputs']))} if carries else {}
+    return model.init(key, batch['inputs'][:1])['params'], extra
 
   def loss(params, extra, batch, context):
-    logits = model.apply(
-      {'params': params},
-      batch['inputs'],
-      segments=batch.get('segments'),
-      train=context.train,
-      rngs={'dropout': context.key},
-    )  # [batch, time, vocabulary]
+    apply = functools.partial(
+      model.apply, {'params': params}, batch['inputs'], train=context.train, rngs={'dropout': context.key}
+    )
+    if carries and context.train:
+      logits, carry = apply(restarted(extra['carry'], batch['begins']), method='carried')
+      extra = {'carry': jax.lax.stop_gradient(carry)}
+    else:
+      logits = apply(segments=batch.get('segments'))  # [batch, time, vocabulary]
     nats = softmax_cross_entropy(logits, batch['targets']) * batch['mask']  # [batch, time]
     total, weight = nats.sum(), batch['mask'].sum()
     metrics = {}
@@ -92,7 +122,25 @@ def build(config):
     )[0]
     return {'sample.txt': completion.prompt + completion.text}
 
-  return Task(init, loss, report=report, show=show, unit='tokens', higher_is_better=('accuracy',))
+  images = config['data']['source'].startswith('run:')
+  shown = functools.partial(image_language.show, decoder, config['task']['sample_temperature'])
+  draw = functools.partial(image_language.draw, decoder, config['task']['sample_temperature'])
+  return Task(
+    init,
+    loss,
+    report=report,
+    show=shown if images else show,
+    draw=draw if images else None,
+    writes_text=not images,
+    layout='batch' if carries else 'replicated',
+    unit='tokens',
+    higher_is_better=('accuracy',),
+  )
+
+
+def restarted(carry, begins):
+  """The carried state, zero in the rows [batch] that begin anew."""
+  return jax.tree.map(lambda state: jnp.where(begins[:, None] > 0, 0, state), carry)
 
 
 def report(metrics):

@@ -13,6 +13,7 @@ from aigc_jax import files, run, tasks
 from aigc_jax.config import floats_of
 from aigc_jax.data import cache
 from aigc_jax.errors import AigcError, DataError, Interrupted
+from aigc_jax.task import RESIDENT
 from aigc_jax.training import checkpoint, hooks, optimizer, parallel, step
 from aigc_jax.training.console import count, size
 from aigc_jax.training.loop import Hook, Outcome, loop, signals
@@ -34,7 +35,8 @@ class Prepared(NamedTuple):
   program: parallel.Parallel
   floats: Any
   key: Any
-  example: Any  # the first batch, on the host
+  example: Any  # the first batch: rows on the host, and a data set that lives on the devices there
+  resident: Any  # that data set, as every batch has it: {'resident': arrays} or {}
   target: Any  # State of ShapeDtypeStruct with shardings
 
 
@@ -42,7 +44,8 @@ def place(experiment):
   config = experiment.config
   program = parallel.make_parallel(config, tasks.build, experiment.devices)
   floats, key = program.put_floats(floats_of(config)), jax.random.key(config['seed'])
-  example = experiment.dataset.train_batch(0)
+  resident = program.put_resident(experiment.dataset.resident)
+  example = experiment.dataset.train_batch(0) | resident
   shapes = jax.eval_shape(program.init, floats, key, example)
   target = jax.tree.map(
     lambda sharding, part: jax.tree.map(
@@ -51,12 +54,18 @@ def place(experiment):
     program.shardings,
     shapes,
   )
-  return Prepared(program, floats, key, example, target)
+  return Prepared(program, floats, key, example, resident, target)
+
+
+def batch_on_devices(prepared, batch):
+  """Host rows -> the whole batch as the step sees it."""
+  rows = {name: array for name, array in batch.items() if name != RESIDENT}
+  return prepared.program.put_batch(rows) | prepared.resident
 
 
 def lower_step(prepared):
   """The train step for the shapes of the example; compiled ahead of time, so that another shape is an error."""
-  batch = prepared.program.put_batch(prepared.example)
+  batch = batch_on_devices(prepared, prepared.example)
   return prepared.program.step.lower(prepared.floats, prepared.target, batch)
 
 
@@ -91,13 +100,13 @@ def dry_run(experiment):
   lowered = lower_step(prepared)
   memory = lowered.compile().memory_analysis()
   seconds, flops = time.perf_counter() - began, flops_of(lowered, experiment, prepared)
-  rows = config['data']['batch_size'] * config['data']['sequence_length']
+  rows, steps = config['data']['batch_size'], config['training']['steps']
   lines = [*parameter_table(prepared.target), '']
   lines += [f'{name.replace("_", " "):<24}{value}' for name, value in experiment.dataset.facts.items()]
   lines += [
     f'{"devices":<24}{describe_devices(prepared.program)}',
-    f'{"tokens a step":<24}{rows:,}',
-    f'{"tokens in all":<24}{rows * config["training"]["steps"]:,}',
+    f'{"a step":<24}{shapes_of(prepared.example)}',
+    f'{"in all":<24}{steps:,} steps of {rows:,} rows, {steps / experiment.dataset.facts["steps_per_epoch"]:.1f} epochs',
     f'{"compiled in":<24}{seconds:.1f} s',
     f'{"FLOPs a step":<24}{count(flops) if flops else "unknown"}',
     f'{"memory of a step":<24}{size(memory.argument_size_in_bytes)} arguments, '
@@ -105,6 +114,10 @@ def dry_run(experiment):
     f'{size(memory.alias_size_in_bytes)} of them in the place of arguments',
   ]
   return '\n'.join(lines + notes_on(config))
+
+
+def shapes_of(batch):
+  return ', '.join(f'{name} {list(array.shape)}' for name, array in batch.items() if name != RESIDENT)
 
 
 def describe_devices(program):
@@ -179,7 +192,7 @@ def make_ready(folder, dataset, devices):
   """Writes into the run folder what it needs besides its config."""
   if not (folder.path / FACTS).exists():
     files.write_json(folder.path / FACTS, dataset.facts)
-  if not (folder.path / TOKENIZER).exists():
+  if dataset.tokenizer is not None and not (folder.path / TOKENIZER).exists():
     dataset.tokenizer.save(folder.path / TOKENIZER)
   for name in ('samples', 'plots'):
     with files.storage_errors(folder.path / name):
@@ -191,7 +204,7 @@ def announce(experiment, prepared, folder, console, start):
   config, facts = experiment.config, experiment.dataset.facts
   leaves = jax.tree.leaves((prepared.target.params, prepared.target.frozen))
   console.say(f'run folder: {folder.path}')
-  console.say(f'data: {facts["source"]}, {facts["characters"]:,} characters; {facts["split"]}')
+  console.say(f'data: {facts["source"]}, {facts["size"]}; {facts["split"]}')
   console.say(
     f'model: {config["model"]["name"]}, {sum(leaf.size for leaf in leaves):,} parameters; '
     f'devices: {describe_devices(prepared.program)} ({config["parallel"]["mode"]})'
@@ -241,7 +254,7 @@ def take_steps(experiment, prepared, folder, console, state, start, writer, chec
   interval = [
     hooks.evaluation(config, program, prepared.floats, dataset, task, writer, console, costs, notes),
     Hook(training['checkpoint_every'], save),  # before what is only shown, whatever happens to that
-    hooks.samples(config, dataset, task, folder.path / 'samples', console),
+    hooks.samples(config, dataset, task, folder.path / 'samples', writer, console),
   ]
   interval = [hooks.timed(hook, notes) for hook in interval]
   record = hooks.recorder(
@@ -258,7 +271,7 @@ def take_steps(experiment, prepared, folder, console, state, start, writer, chec
   )
   folder.write_status('running', start, checkpoint=notes['checkpoint'])
   step_function = lambda state, batch: compiled(prepared.floats, state, batch)
-  batch_at = lambda n: program.put_batch(dataset.train_batch(n))
+  batch_at = lambda n: batch_on_devices(prepared, dataset.train_batch(n))
   console.start(start, training['steps'])
   try:
     with signals() as interrupted:
@@ -290,8 +303,11 @@ def end_badly(folder, checkpointer, notes, error):
   raise type(error)(f'{error}; {good}') from error
 
 
-def loss_curve(folder):
-  """Draws plots/loss.png: training loss and its validation values over steps. Returns the path."""
+def loss_curve(folder, unit):
+  """Draws plots/loss.png: training loss and its validation values over steps. Returns the path.
+
+  unit: what the loss is a mean of, such as 'tokens'.
+  """
   from matplotlib.figure import Figure  # (pyplot would look for a display)
 
   rows = run.read_metrics(folder)
@@ -300,7 +316,11 @@ def loss_curve(folder):
   for name, style in (('train/loss', dict(linewidth=0.8, alpha=0.7)), ('validation/loss', dict(marker='o'))):
     points = np.array([(row['step'], row[name]) for row in rows if name in row], float).reshape(-1, 2)
     axes.plot(*points.T, label=name, **style)
-  axes.set(xlabel='step', ylabel='loss (nats per token)', title=os.path.basename(os.path.abspath(folder)))
+  axes.set(
+    xlabel='step',
+    ylabel=f'loss (nats per {unit.removesuffix("s")})',
+    title=os.path.basename(os.path.abspath(folder)),
+  )
   axes.grid(alpha=0.3)
   axes.legend()
   path = os.path.join(folder, 'plots', 'loss.png')

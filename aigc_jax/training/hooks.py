@@ -2,6 +2,7 @@
 
 import math
 import os
+import pathlib
 import time
 
 import jax
@@ -77,11 +78,12 @@ def evaluate(parallel, floats, state, dataset, report, batches=None):
     if batches is not None and i >= batches:
       break
     found = jax.device_get(parallel.evaluate(floats, state, parallel.put_batch(batch)))
-    found = {name: np.array(pair, np.float64) for name, pair in found.items()}  # (sum, weight)
-    sums = found if sums is None else {name: sums[name] + pair for name, pair in found.items()}
+    found = jax.tree.map(np.float64, found)  # {name: (sum, weight)}, numbers or arrays
+    sums = found if sums is None else jax.tree.map(np.add, sums, found)
   if sums is None:
     raise DataError('the validation split holds no batch; raise config.data.validation_fraction')
-  return report({name: float(value / max(weight, 1e-9)) for name, (value, weight) in sums.items()})
+  means = {name: value / np.maximum(weight, 1e-9) for name, (value, weight) in sums.items()}
+  return {name: float(value) for name, value in report(means).items()}
 
 
 def cost(task, name, value):
@@ -105,7 +107,10 @@ def evaluation(config, parallel, floats, dataset, task, writer, console, costs, 
     values = {f'validation/{name}': value for name, value in means.items()}
     writer.write(step, values | {'time/evaluation_seconds': time.perf_counter() - began})
     ordered = sorted(means.items(), key=lambda item: item[0] != 'loss')
-    shown = '  '.join(f'{name.replace("_", " ")} {value:.4f}' for name, value in ordered)
+    numbered = lambda name: name.rpartition('_')[2].isdecimal()  # one of many classes
+    shown = '  '.join(
+      f'{name.replace("_", " ")} {value:.4f}' for name, value in ordered if not numbered(name)
+    )
     console.say(f'step {step}: validation {shown}')
     bad = [name for name, value in ordered if not math.isfinite(value)]
     if bad:
@@ -138,8 +143,9 @@ def timed(hook, notes):
   return hook._replace(call=call)
 
 
-def samples(config, dataset, task, folder, console):
-  """Writes what the task shows into samples/: texts, which the console shows too, and images as PNG."""
+def samples(config, dataset, task, folder, writer, console):
+  """Writes what the task shows into samples/: texts, which the console shows too, and images as PNG, which
+  TensorBoard shows too."""
 
   def call(step, state):
     if task.show is None:
@@ -152,22 +158,11 @@ def samples(config, dataset, task, folder, console):
         files.write_atomically(path, content)
         console.say(f'--- sample at step {step} ---\n{content}\n---')
       else:
-        write_image(path, np.asarray(content))
+        height, width = files.write_image(path, np.asarray(content))
+        writer.write_image(step, name.removesuffix('.png'), pathlib.Path(path).read_bytes(), height, width)
         console.say(f'step {step}: sample {path}')
 
   return Hook(config['training']['sample_every'], call)
-
-
-def write_image(path, array):
-  """Writes [height, width] or [height, width, 1, 3 or 4] as PNG: uint8, or from 0 to 1. Raises StorageError."""
-  from matplotlib import image  # a picture in a hundred steps: not at every start
-
-  if array.dtype != np.uint8:
-    array = np.round(np.clip(array.astype(np.float32), 0, 1) * 255).astype(np.uint8)
-  if array.ndim == 3 and array.shape[-1] == 1:
-    array = array[..., 0]
-  with files.storage_errors(path):
-    image.imsave(path, array, cmap='gray', vmin=0, vmax=255)
 
 
 def saver(checkpointer, writer, notes):

@@ -15,7 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from aigc_jax.errors import UsageError
-from aigc_jax.task import State
+from aigc_jax.task import RESIDENT, State
 from aigc_jax.training.step import make_program
 
 AXIS = 'data'
@@ -35,6 +35,10 @@ class Parallel(NamedTuple):
   def put_batch(self, batch):
     """Host rows -> device rows, dealt out over the mesh."""
     return jax.device_put(batch, self.rows)
+
+  def put_resident(self, arrays):
+    """A data set that lives on the devices, whole on each -> what every batch has besides its rows."""
+    return {RESIDENT: jax.device_put(arrays, self.replicated)} if arrays else {}
 
   def put_floats(self, floats):
     """{key: float} -> {key: float32 array}, placed once, since a Python float would be weakly typed."""
@@ -81,22 +85,31 @@ def make_parallel(config, build_task, devices):
   init, step, evaluate = make_program(config, build_task)
   if config['parallel']['mode'] == 'pmap':
     _, step, evaluate = make_program(config, build_task, AXIS)
-    step = jax.shard_map(step, mesh=mesh, in_specs=(P(), specs, P(AXIS)), out_specs=(specs, P()))
-    evaluate = jax.shard_map(evaluate, mesh=mesh, in_specs=(P(), specs, P(AXIS)), out_specs=P())
+    step, evaluate = by_device(step, mesh, specs, (specs, P())), by_device(evaluate, mesh, specs, P())
   return Parallel(
     mesh,
     jax.jit(init, out_shardings=shardings),
     jax.jit(
       step,
-      in_shardings=(replicated, shardings, rows),
+      in_shardings=(replicated, shardings, None),  # None: a batch lies where it was put
       out_shardings=(shardings, replicated),
       donate_argnums=1,
     ),
-    jax.jit(evaluate, in_shardings=(replicated, shardings, rows), out_shardings=replicated),
+    jax.jit(evaluate, in_shardings=(replicated, shardings, None), out_shardings=replicated),
     shardings,
     rows,
     replicated,
   )
+
+
+def by_device(function, mesh, specs, out_specs):
+  """function(floats, state, batch) as a program that each device runs on its rows of the batch."""
+
+  def run(floats, state, batch):
+    in_specs = P(), specs, {name: P() if name == RESIDENT else P(AXIS) for name in batch}
+    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs)(floats, state, batch)
+
+  return run
 
 
 def state_specs(layout):

@@ -4,10 +4,11 @@ import os
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from aigc_jax import data, files, models, run, tasks
 from aigc_jax.config import floats_of
-from aigc_jax.data import tokenizers
+from aigc_jax.data import image_tokens, tokenizers
 from aigc_jax.errors import DataError, UsageError, listed, nearest
 from aigc_jax.task import Task
 from aigc_jax.training import checkpoint, optimizer, parallel, step
@@ -38,7 +39,8 @@ class Initial(NamedTuple):
 def fill_in(config):
   """What follows from a resolved config alone: where the decay ends, and places that hold from any folder."""
   decay_steps = config['optimizer']['decay_steps'] or config['training']['steps']
-  sources = {name: absolute(config['data'][name]) for name in ('source', 'validation_source')}
+  places = [name for name in ('source', 'validation_source') if name in config['data']]
+  sources = {name: absolute(config['data'][name]) for name in places}
   initial = config['init_from'] and os.path.abspath(os.path.expanduser(config['init_from']))
   return config | {
     'optimizer': config['optimizer'] | {'decay_steps': decay_steps},
@@ -68,7 +70,8 @@ def prepare(config, folder=None):
   resumes = folder is not None and has_begun(folder)
   devices = parallel.choose_devices(config, fewer=folder is not None)
   initial = None if resumes else find_initial(config['init_from'])
-  dataset = data.load(config['data'], find_tokenizer(config, folder, initial))
+  tasks.check(config)
+  dataset = data.load(config['data'], find_tokenizer(config, folder, initial), tasks.form_of(config))
   if folder is not None:
     check_same_data(folder, dataset)
   config = tasks.complete(config, dataset)
@@ -84,17 +87,43 @@ def has_begun(folder):
 
 def find_tokenizer(config, folder, initial):
   """The tokenizer that a run must go on with: its own, or that of the run it starts from; None: it makes one."""
-  if folder is not None and (has_begun(folder) or (folder.path / TOKENIZER).exists()):
+  form = tasks.form_of(config)
+  named = 'tokenizer' in data.FORMS[form].kept
+  if folder is not None and ((named and has_begun(folder)) or (folder.path / TOKENIZER).exists()):
     return tokenizers.load(folder.path / TOKENIZER)
-  if initial is None or not (initial.run.path / TOKENIZER).exists():
-    return None
-  found, wanted = tokenizers.load(initial.run.path / TOKENIZER), config['data']['tokenizer']
+  if initial is None or not named or not (initial.run.path / TOKENIZER).exists():
+    return image_tokenizer(config['data']['source']) if form == 'image_tokens' else None
+  found, wanted = (
+    tokenizers.load(initial.run.path / TOKENIZER),
+    config['data'].get('tokenizer', image_tokens.NAME),
+  )
   if found.name != wanted:
     raise UsageError(
       f'config.data.tokenizer: {wanted!r}, but {initial.run.path}, which config.init_from names, has {found.name!r}; '
       f'use --config.data.tokenizer={found.name}'
     )
   return found
+
+
+def image_tokenizer(source):
+  """The tokenizer that the run of 'run:PATH', a vector-quantized autoencoder, makes. Raises UsageError."""
+  try:
+    found = run.open_run(source.partition(':')[2])
+  except UsageError as error:
+    raise UsageError(f'config.data.source: {error}') from None
+  config, checkpoints = found.config, found.path / 'checkpoints'
+  if config['model']['name'] != 'vq_autoencoder' or not checkpoint.steps(checkpoints):
+    what = (
+      f'its model is {config["model"]["name"]!r}' if checkpoint.steps(checkpoints) else 'it has no checkpoint'
+    )
+    raise UsageError(
+      f'config.data.source: {found.path} has no codes of images, since {what}; give the run of a vq_autoencoder, '
+      'such as `aigc train --config=configs/autoencoder.py:vq` makes'
+    )
+  _, params, fields = checkpoint.restore_params(checkpoints, 'best', kept_field(config), ('extra',))
+  params, facts = jax.device_get(params), files.read_json(found.path / FACTS)
+  codes = fields['extra']['codes'] if 'codes' in fields.get('extra', {}) else params.pop('codebook')
+  return image_tokens.make_tokenizer(config, facts['class_names'], params, codes)
 
 
 def find_initial(path):
@@ -128,14 +157,15 @@ def check_by_shapes(config, dataset, task, initial):
   by_metric = training['best_metric'] != 'validation/loss' or task.evaluate is not None
   if training['freeze'] is None and not by_metric and initial is None:
     return
-  program, floats, batch = step.make_program(config, tasks.build), floats_of(config), dataset.train_batch(0)
+  program, floats, batch = step.make_program(config, tasks.build), floats_of(config), dataset.example()
   state = jax.eval_shape(program.init, floats, jax.eval_shape(jax.random.key, 0), batch)
   params = step.merge_frozen(state.params, state.frozen)
   if training['freeze'] is not None:
     check_freeze(training['freeze'], state, params)
   if by_metric:
     metrics = jax.eval_shape(program.evaluate, floats, state, next(dataset.validation_batches()))
-    check_metric(training['best_metric'], task.report(dict.fromkeys(metrics, 1.0)))
+    ones = {name: np.ones(total.shape) for name, (total, _) in metrics.items()}
+    check_metric(training['best_metric'], task.report(ones))
   if initial is not None:
     check_initial(initial, params)
 

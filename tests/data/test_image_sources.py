@@ -150,7 +150,10 @@ FLAT = np.zeros((4, 2, 2))
     ({'images': FLAT[:0]}, r"the part 'all' holds no image"),
     ({'images': FLAT, 'labels': np.zeros(3, int)}, r'labels has shape \[3\], and there are 4 images'),
     ({'images': FLAT, 'labels': np.zeros((4, 1), int)}, r'labels has shape \[4, 1\]'),
-    ({'images': FLAT, 'labels': np.array([0, 1, -2, 1])}, r'labels go from -2 to 1; number classes from 0'),
+    (
+      {'images': FLAT, 'labels': np.array([0, 1, -2, 1])},
+      r'labels has values from -2 to 1; number classes from 0',
+    ),
     ({'images': FLAT, 'labels': np.zeros(4)}, r'labels holds float64, not integers'),
     ({'images': FLAT, 'labels': np.full(4, 10**6)}, r'a label is 1,000,000; number the classes from 0'),
     ({'images': np.array([None] * 4)}, r'not an \.npz file of plain arrays: Object arrays cannot be loaded'),

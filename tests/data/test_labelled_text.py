@@ -32,6 +32,7 @@ def rows_of(dataset, batch):
   for ids, length, label, mask in zip(
     *(batch[n] for n in ('inputs', 'lengths', 'labels', 'mask')), strict=True
   ):
+    assert mask == 0 or 0 < length <= len(ids)
     assert not ids[length:].any()
     if mask:
       found.append((dataset.tokenizer.decode(ids[:length]), dataset.facts['class_names'][label]))

@@ -120,7 +120,7 @@ def test_other_data_than_images(tmp_path):
   prepare(
     tmp_path, 'hidden', {'train': pictures([0]), 'test': pictures([-1])}, {'image': image, 'label': label}
   )
-  assert "split 'test': label go from -1 to -1" in message_of('tfds:hidden', tmp_path)
+  assert "split 'test': label has values from -1 to -1" in message_of('tfds:hidden', tmp_path)
   mixed = [{'image': np.zeros((rows, 4), np.uint8)} for rows in (4, 5)]
   prepare(tmp_path, 'mixed', {'train': mixed}, {'image': FEATURES['drawing']})
   assert 'images of [4, 4] and of [5, 4]; all must have one shape' in message_of('tfds:mixed', tmp_path)

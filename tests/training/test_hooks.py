@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib import image
 
+from aigc_jax import files
 from aigc_jax.errors import DataError
 from aigc_jax.training import console, hooks
 
@@ -152,7 +153,7 @@ def test_a_split_without_a_batch_is_refused():
 def test_images_are_written_as_they_are(dtype, shape, tmp_path):
   array = np.zeros(shape, dtype)
   array[1, 2] = 255 if dtype == np.uint8 else 1
-  hooks.write_image(tmp_path / 'a.png', array)
+  files.write_image(tmp_path / 'a.png', array)
   found = image.imread(tmp_path / 'a.png')[..., :3]  # [height, width, 3], from 0 to 1
   expected = np.zeros((4, 6, 3))
   expected[1, 2] = 1

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from aigc_jax.config import Schemas, floats_of, resolve
+from aigc_jax.data.pipeline import TextData
 from aigc_jax.errors import UsageError
 from aigc_jax.task import Context
 from aigc_jax.training import step as step_module
@@ -51,7 +52,9 @@ def toy_config(name, rate=RATES[1], **sections):
   config['training'] = {'steps': STEPS, 'freeze': 'base' if name == 'frozen' else None}
   for section, values in sections.items():
     config.setdefault(section, {}).update(values)
-  schemas = Schemas(dict.fromkeys(TOYS, ToyConfig), {'none': ToyConfig}, OptimizerConfig)
+  schemas = Schemas(
+    dict.fromkeys(TOYS, ToyConfig), {'none': ToyConfig}, OptimizerConfig, lambda task, source: TextData
+  )
   return resolve(config, schemas)
 
 

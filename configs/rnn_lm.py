@@ -1,0 +1,52 @@
+"""Recurrent language models: Elman's network, the GRU and the LSTM on Moby-Dick by characters.
+
+  aigc train --config=configs/rnn_lm.py                an LSTM
+  aigc train --config=configs/rnn_lm.py:gru            the gated recurrent unit
+  aigc train --config=configs/rnn_lm.py:elman          h_t = tanh(W_hh h_{t-1} + W_xh x_t + b_h)
+  aigc train --config=configs/rnn_lm.py:stateful       an LSTM whose state goes on from batch to batch
+
+Their sizes are those of configs/transformer_lm.py's quick start, 0.8 million parameters.
+"""
+
+import ml_collections
+
+# cell: (layers, width)
+SIZES = {'elman': (3, 352), 'gru': (2, 246), 'lstm': (2, 212)}
+VARIANTS = ('', *SIZES, 'stateful')
+
+
+def get_config(variant=''):
+  if variant not in VARIANTS:
+    raise ValueError(f'no variant {variant!r}; there are {", ".join(VARIANTS[1:])}')
+  cell = variant if variant in SIZES else 'lstm'
+  layers, width = SIZES[cell]
+  config = ml_collections.ConfigDict()
+  config.seed = 0
+  config.task = dict(name='language', sample_tokens=200)
+  config.model = dict(name='rnn', cell=cell, layers=layers, width=width, tie_embeddings=True)
+  config.data = dict(source='bundled:moby_dick', tokenizer='characters', sequence_length=128, batch_size=8)
+  config.optimizer = dict(
+    name='adamw',
+    learning_rate=1e-3 if cell == 'elman' else 4e-3,
+    schedule='cosine',
+    warmup_steps=50,
+    final_fraction=0.05,
+    beta2=0.99,
+    clip_norm=1.0,
+  )
+  config.training = dict(steps=1500, evaluate_every=500, checkpoint_every=500, sample_every=500)
+  if variant == 'stateful':
+    config.task.carry_state = True
+    config.data.packing = 'contiguous'
+  return config
+
+
+def sweep_learning_rate():
+  return [{'optimizer.learning_rate': rate} for rate in (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)]
+
+
+def sweep_cell():
+  return [
+    {'model.cell': cell, 'model.layers': layers, 'model.width': width}
+    for cell, (layers, width) in SIZES.items()
+  ]
