@@ -62,33 +62,3 @@ def make_step(shape, compiled=False, seed=0):
     return loss.item()
 
   return step
-
-
-class Recurrent(nn.Module):
-  """Tokens [batch, time] -> logits [batch, time, vocabulary] through one layer of nn.RNN, nn.GRU or nn.LSTM."""
-
-  def __init__(self, cell, vocabulary_size, width):
-    super().__init__()
-    layer = {'elman': nn.RNN, 'gru': nn.GRU, 'lstm': nn.LSTM}[cell]
-    self.token, self.layer = nn.Embedding(vocabulary_size, width), layer(width, width, batch_first=True)
-    self.head = nn.Linear(width, vocabulary_size)
-
-  def forward(self, tokens):
-    return self.head(self.layer(self.token(tokens))[0])
-
-
-def make_recurrent_step(cell, vocabulary_size, width, seed=0):
-  """A function (inputs, targets) -> loss that takes one Adam step."""
-  torch.manual_seed(seed)
-  model = Recurrent(cell, vocabulary_size, width)
-  optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-
-  def step(inputs, targets):
-    logits = model(inputs)
-    loss = F.cross_entropy(logits.view(-1, vocabulary_size), targets.view(-1))
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    return loss.item()
-
-  return step
