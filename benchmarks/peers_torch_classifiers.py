@@ -97,22 +97,20 @@ def ours(name):
   """A function (steps) that takes as many of the step that `aigc train` runs."""
   import jax
 
-  from aigc_jax import config as configs
-  from aigc_jax import models, tasks
+  from aigc_jax import api, tasks
+  from aigc_jax.config import floats_of
   from aigc_jax.training import parallel
-  from aigc_jax.training.optimizer import OptimizerConfig
 
-  config = configs.resolve(
+  config = api.resolved(
     {
       'task': {'name': 'classification'},
       'model': {'name': name, 'image_shape': [SIDE, SIDE, 1], 'classes': CLASSES},
       'data': {'batch_size': ROWS},
       'optimizer': {'name': 'adamw', 'learning_rate': 1e-3, 'schedule': 'constant', 'weight_decay': 0.05},
-    },
-    configs.Schemas(tasks.SCHEMAS, models.SCHEMAS, OptimizerConfig),
+    }
   )
   program = parallel.make_parallel(config, tasks.build, jax.devices()[:1])
-  floats, (images, labels) = program.put_floats(configs.floats_of(config)), make_batch()
+  floats, (images, labels) = program.put_floats(floats_of(config)), make_batch()
   batch = program.put_batch({'images': images, 'labels': labels, 'mask': np.ones(ROWS, np.float32)})
   state = program.init(floats, jax.random.key(0), batch)
 
