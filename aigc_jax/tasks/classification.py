@@ -90,6 +90,8 @@ def build(config):
   model = models.build(config['model'], jnp.dtype(config['training']['precision']))
   classes = config['model']['classes']
 
+  apply = applied(model)
+
   def init(key, batch):
     batch = {name: array[:1] for name, array in gather(batch).items()}
     variables = dict(model.init(key, inputs_of(batch), mask=batch['mask'], lengths=batch.get('lengths')))
@@ -97,20 +99,6 @@ def build(config):
 
   def collect(params, extra, batch, context):
     return extra, augment(task, gather(batch), context.key)
-
-  def apply(params, extra, batch, context):
-    """(logits [batch, classes], extra)."""
-    logits, changed = model.apply(
-      {'params': params, **extra},
-      inputs_of(batch),
-      mask=batch['mask'],
-      lengths=batch.get('lengths'),
-      train=context.train,
-      sum=context.sum,
-      rngs={'dropout': context.key},
-      mutable=['batch_stats'],
-    )
-    return logits, extra | changed
 
   def loss(params, extra, batch, context):
     logits, extra = apply(params, extra, batch, context)
@@ -135,6 +123,26 @@ def build(config):
 
   better = ('accuracy', *(f'accuracy_{i}' for i in range(min(classes, NAMED_CLASSES))))
   return Task(init, loss, collect, evaluate, report, show, higher_is_better=better)
+
+
+def applied(model):
+  """`apply(params, extra, batch, context)` of a Linen module."""
+
+  def apply(params, extra, batch, context):
+    """(logits [batch, classes], extra)."""
+    logits, changed = model.apply(
+      {'params': params, **extra},
+      inputs_of(batch),
+      mask=batch['mask'],
+      lengths=batch.get('lengths'),
+      train=context.train,
+      sum=context.sum,
+      rngs={'dropout': context.key},
+      mutable=['batch_stats'],
+    )
+    return logits, extra | changed
+
+  return apply
 
 
 def inputs_of(batch):

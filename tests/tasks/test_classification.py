@@ -9,21 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from aigc_jax.config import Schemas, floats_of, resolve
+from aigc_jax import api
+from aigc_jax.config import floats_of
 from aigc_jax.errors import UsageError
-from aigc_jax.models import classifier
+from aigc_jax.models import SCHEMAS as MODELS
 from aigc_jax.task import Context
 from aigc_jax.tasks import classification
 from aigc_jax.training import parallel
 from aigc_jax.training import step as step_module
-from aigc_jax.training.optimizer import OptimizerConfig
 
 STEPS, ROWS, CLASSES, SIDE = 3, 8, 3, 6
-MODELS = {
-  'mlp': classifier.MultilayerPerceptron,
-  'cnn': classifier.ConvolutionalNetwork,
-  'resnet': classifier.ResidualNetwork,
-}
 SMALL = {'mlp': {'widths': [5]}, 'cnn': {'channels': [3], 'dense_width': 5}, 'resnet': {'channels': [3, 4]}}
 
 
@@ -37,9 +32,7 @@ def small_config(name='resnet', **sections):
   }
   for section, values in sections.items():
     made[section] = made.get(section, {}) | values
-  return resolve(
-    made, Schemas({'classification': classification.ClassificationConfig}, MODELS, OptimizerConfig)
-  )
+  return api.resolved(made)
 
 
 def batch_at(step, rows=ROWS):
