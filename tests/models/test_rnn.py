@@ -1,4 +1,4 @@
-"""Recurrent networks against PyTorch's own, against plain loops, and their properties."""
+"""Properties of the recurrent language model and classifier, over the variants of their fields."""
 
 from functools import partial
 
@@ -12,7 +12,6 @@ from aigc_jax.errors import UsageError
 from aigc_jax.generation import decode
 from aigc_jax.generation.strategies import Sampling
 from aigc_jax.models import recurrence, rnn
-from tests.parity import differences
 
 TINY = {
   'name': 'rnn',
@@ -46,76 +45,6 @@ def close(a, b, tolerance=1e-5):
 
 def normal(seed, *shape):
   return np.random.default_rng(seed).normal(0, 0.7, shape).astype(np.float32)
-
-
-@pytest.mark.parametrize(
-  ('cell', 'layers', 'bidirectional', 'padded'),
-  [
-    ('elman', 1, False, False),
-    ('elman', 2, True, True),
-    ('gru', 1, True, False),
-    ('gru', 3, False, True),
-    ('lstm', 2, True, True),
-    ('lstm', 3, False, False),
-  ],
-)
-def test_outputs_states_and_gradients_are_pytorchs(cell, layers, bidirectional, padded):
-  found = differences(cell, layers, bidirectional, padded)
-  assert set(found) == {'outputs', 'states', 'gradients'}
-  # Both add up in float32, in another order: values of the size of 1 and gradients of up to some 10.
-  assert max(found.values()) < 1e-5, found
-
-
-def plain(cell, projected, kernel, state, steps, bias, reverse):
-  """The recurrence step by step in Python, from the equations; for automatic differentiation."""
-  outputs, width = [None] * len(projected), kernel.shape[0]
-  times = range(len(projected))
-  for t in reversed(times) if reverse else times:
-    before = [jnp.where(steps.begins[t][:, None], 0, s) for s in state]
-    z, u = projected[t], (before[0] * steps.dropped) @ kernel
-    part = lambda x, i: x[:, i * width : (i + 1) * width]
-    if cell == 'elman':
-      after = [jnp.tanh(z + u)]
-    elif cell == 'gru':
-      r, k = (jax.nn.sigmoid(part(z, i) + part(u, i)) for i in (0, 1))
-      after = [(1 - k) * jnp.tanh(part(z, 2) + r * (part(u, 2) + bias)) + k * before[0]]
-    else:
-      i, f, o = (jax.nn.sigmoid(part(z + u, i)) for i in (0, 1, 3))
-      c = f * before[1] + i * jnp.tanh(part(z + u, 2))
-      after = [o * jnp.tanh(c), c]
-    valid = steps.valid[t][:, None]
-    state = [jnp.where(valid, a, b) for a, b in zip(after, before, strict=True)]
-    outputs[t] = jnp.where(valid, state[0], 0)
-  return jnp.stack(outputs), state
-
-
-@pytest.mark.parametrize('reverse', [False, True])
-@pytest.mark.parametrize('cell', recurrence.CELLS)
-def test_the_backward_pass_is_that_of_a_plain_loop(cell, reverse):
-  time, batch, width = 6, 4, 3
-  gates, states = recurrence.CELLS[cell][:2]
-  random = np.random.default_rng(0)
-  steps = recurrence.Steps(
-    random.random((time, batch)) < 0.7, random.random((time, batch)) < 0.3, 1 + normal(1, batch, width)
-  )
-  state = tuple(normal(2 + i, batch, width) for i in range(states))
-  inputs = normal(4, time, batch, gates * width), normal(5, width, gates * width), state, normal(6, width)
-  weights = normal(7, time, batch, width), [normal(8 + i, batch, width) for i in range(states)]
-
-  def both(projected, kernel, state, bias):
-    given = {'bias': bias, 'reverse': reverse}
-    bias_only_of_gru = given | {'bias': bias if cell == 'gru' else None}
-    ours = recurrence.recurrence(cell, projected, kernel, state, steps, **bias_only_of_gru)
-    theirs = plain(cell, projected, kernel, list(state), steps, **given)
-    total = lambda y: sum(
-      (a * w).sum() for a, w in zip(jax.tree.leaves(y), jax.tree.leaves(weights), strict=True)
-    )
-    return (total(ours), total(theirs)), (ours, theirs)
-
-  pick = lambda i: jax.grad(lambda *inputs: both(*inputs)[0][i], argnums=(0, 1, 2, 3))
-  ours, theirs = jax.jit(lambda *inputs: both(*inputs)[1])(*inputs)
-  jax.tree.map(close, jax.tree.leaves(ours), jax.tree.leaves(theirs))
-  jax.tree.map(close, *jax.jit(lambda *inputs: (pick(0)(*inputs), pick(1)(*inputs)))(*inputs))
 
 
 def normed(x):
@@ -152,15 +81,6 @@ def test_layer_norm_is_ba_et_als():
         h = (1 - k) * np.tanh(n + r * (u[:, 16:] + p['recurrent_bias'])) + k * h
       outputs.append(h @ np.asarray(params['head']['kernel']) + np.asarray(params['head']['bias']))
     close(jax.jit(module.apply)({'params': params}, tokens), np.stack(outputs, 1))
-
-
-def test_lookup_has_the_gradient_of_plain_indexing():
-  table, tokens = normal(0, 7, 3), np.random.default_rng(1).integers(0, 7, (4, 5))
-  weights = normal(2, 4, 5, 3)
-  ours, plain = (
-    jax.grad(lambda t: (f(t, tokens) * weights).sum())(table) for f in (rnn.lookup, lambda t, i: t[i])
-  )
-  close(ours, plain)
 
 
 def test_both_ways_of_reading_tokens_are_one_function(variant):
@@ -245,6 +165,7 @@ def test_greedy_generation_is_the_largest_logit_of_the_whole_text(variant):
     np.testing.assert_array_equal(new, largest[len(prompt) - 1 : len(prompt) + 6])
 
 
+@pytest.mark.parametrize('variant', ['gru', 'lstm_normalized'], indirect=True)
 def test_bfloat16_is_close_and_parameters_and_states_stay_float32(variant):
   module, params, tokens, logits = variant
   half = module.clone(dtype='bfloat16')
@@ -255,7 +176,9 @@ def test_bfloat16_is_close_and_parameters_and_states_stay_float32(variant):
   # bfloat16 keeps 8 bits; over two layers and 12 steps the errors add up to a few of its steps.
   assert np.sqrt(np.mean((out - logits(tokens)) ** 2)) < 0.04 * np.std(logits(tokens))
   distance = lambda a, b: np.linalg.norm(a - b) / np.linalg.norm(b)
-  assert max(jax.tree.leaves(jax.tree.map(distance, grads, full))) < 0.15
+  # A normalized cell that is nearly 0 magnifies: weights rounded to bfloat16 alone move these gradients by 0.19.
+  limit = 0.3 if module.layer_norm and module.cell == 'lstm' else 0.05
+  assert max(jax.tree.leaves(jax.tree.map(distance, grads, full))) < limit
 
 
 def test_traced_floats_in_lanes_equal_each_alone():
@@ -263,7 +186,9 @@ def test_traced_floats_in_lanes_equal_each_alone():
   names = 'dropout', 'variational_dropout', 'init_scale', 'forget_bias', 'normalization_epsilon'
 
   def run(layer_norm, floats):
-    module = models.build({**TINY, **floats, 'layer_norm': layer_norm})
+    module = models.build(
+      {**TINY, **floats, 'layer_norm': layer_norm, 'cell': 'gru' if layer_norm else 'lstm'}
+    )
     params = module.init(jax.random.key(0), tokens)['params']
     loss = lambda p: module.apply(
       {'params': p}, tokens, train=True, rngs={'dropout': jax.random.key(3)}
@@ -338,10 +263,19 @@ def test_dropout_acts_between_layers_and_keeps_the_mean():
 CLASSIFIER = {'name': 'rnn_classifier', 'vocabulary_size': 11, 'classes': 3, 'width': 6, 'init_scale': 0.6}
 
 
-@pytest.mark.parametrize('pooling', ['last', 'mean', 'max'])
-@pytest.mark.parametrize('direction', ['forward', 'reversed', 'bidirectional'])
-def test_padding_changes_no_class(direction, pooling):
-  module = models.build({**CLASSIFIER, 'layers': 2, 'direction': direction, 'pooling': pooling})
+@pytest.mark.parametrize(
+  ('direction', 'pooling', 'layers'),
+  [
+    ('forward', 'last', 1),
+    ('reversed', 'mean', 1),
+    ('bidirectional', 'max', 1),
+    ('bidirectional', 'last', 2),
+  ],
+)
+def test_padding_changes_no_class(direction, pooling, layers):
+  module = models.build(
+    {**CLASSIFIER, 'cell': 'gru', 'layers': layers, 'direction': direction, 'pooling': pooling}
+  )
   tokens, lengths = np.random.default_rng(0).integers(0, 11, (3, 7)), np.array([7, 2, 5])
   params = jax.jit(module.init)(jax.random.key(0), tokens)
   apply = jax.jit(lambda tokens, lengths: module.apply(params, tokens, lengths=lengths))
