@@ -45,10 +45,10 @@ def test_with_a_wrong_posterior_the_bound_rises_to_the_likelihood():
 # --- one device, many, microbatches, padding ---
 
 
-@pytest.mark.parametrize(('codebook', 'mode'), [('ema', 'mesh'), ('ema', 'pmap'), ('gradient', 'pmap')])
-def test_four_devices_give_the_numbers_of_one(codebook, mode):
+@pytest.mark.parametrize('mode', ['mesh', 'pmap'])
+def test_four_devices_give_the_numbers_of_one(mode):
   """Codes draw no noise but the seeds of dead ones, which are the same everywhere."""
-  given = config(VQ | {'codebook': codebook}, task={'revive_below': 0.9})
+  given = config(VQ, task={'revive_below': 0.9})
   alone = run(given)
   spread = run(given | {'parallel': {**given['parallel'], 'mode': mode, 'data': 4}}, devices=4)
   # sums in another order, magnified by Adam where gradients are tiny
@@ -61,7 +61,7 @@ def test_four_devices_give_the_numbers_of_one(codebook, mode):
     np.testing.assert_array_equal(pair[1], alone[2][name][1])
 
 
-@pytest.mark.parametrize(('devices', 'microbatches'), [(4, 1), (2, 2)])
+@pytest.mark.parametrize(('devices', 'microbatches'), [(2, 2)])
 def test_noise_is_drawn_for_the_whole_batch_before_it_is_dealt_out(devices, microbatches):
   task = {'noise': 0.1, 'free_bits': 0.05, 'kl_warmup_steps': 5.0}
   alone = run(config(DENSE, task=task))
