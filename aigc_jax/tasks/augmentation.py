@@ -43,6 +43,16 @@ def random_jitter(key, images, strength):
 
 
 def dynamic_binarization(key, images):
-  """float32 0 or 1, where the probability of 1 is the intensity: Salakhutdinov & Murray 2008, section 5."""
-  images = as_floats(images)
-  return (jax.random.uniform(key, images.shape) < images).astype(jnp.float32)
+  """float32 0 or 1, where the probability of 1 is the intensity: Salakhutdinov & Murray 2008, section 5.
+
+  Of uint8 images the probability is rounded to 1/65536, so that 32 random bits do for two pixels.
+  """
+  if images.dtype != jnp.uint8:
+    return (jax.random.uniform(key, images.shape) < images).astype(jnp.float32)
+  batch, pixels = len(images), images[0].size
+  halves = jnp.pad(images.reshape(batch, pixels), ((0, 0), (0, pixels % 2))).reshape(batch, 2, -1)
+  levels = halves.astype(jnp.uint32)
+  thresholds = levels * 257 + (levels >= 128)  # levels * 65536 / 255, rounded
+  bits = jax.random.bits(key, halves[:, 0].shape, jnp.uint32)
+  drawn = jnp.stack([(bits & 0xFFFF) < thresholds[:, 0], (bits >> 16) < thresholds[:, 1]], axis=1)
+  return drawn.reshape(batch, -1)[:, :pixels].reshape(images.shape).astype(jnp.float32)

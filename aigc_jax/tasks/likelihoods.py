@@ -14,7 +14,18 @@ LEVELS = 256  # of a pixel of 8 bits
 
 def bernoulli_log_likelihood(logits, images):
   """log p(image) of independent pixels in [0, 1]; between 0 and 1 it is minus a cross-entropy."""
-  return (images * logits - jax.nn.softplus(logits)).sum(PIXELS)
+  return (images * logits - softplus(logits)).sum(PIXELS)
+
+
+@jax.custom_jvp
+def softplus(x):
+  """log(1 + exp(x)), to 1e-7. jax.nn.softplus has more digits far below 0, and takes twice as long on a CPU."""
+  return jnp.maximum(x, 0) + jnp.log(1 + jnp.exp(-jnp.abs(x)))
+
+
+@softplus.defjvp
+def softplus_slope(primals, tangents):
+  return softplus(*primals), tangents[0] * jax.nn.sigmoid(primals[0])
 
 
 def gaussian_log_likelihood(mean, log_scale, images):

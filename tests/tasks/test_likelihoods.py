@@ -9,6 +9,7 @@ from scipy.special import expit
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
 from aigc_jax.tasks import likelihoods
+from aigc_jax.tasks.augmentation import dynamic_binarization
 
 SHAPE = (4, 3, 2, 2)  # batch, height, width, channels
 
@@ -89,3 +90,25 @@ def test_the_bound_is_log_of_the_mean_weight():
     singles.append(-np.square(z.numpy() @ weights - images).sum(-1) + (prior - q).numpy())
   expected = np.log(np.exp(singles).mean(0))
   np.testing.assert_allclose(bound(5, 2), expected, rtol=1e-4)
+
+
+def test_softplus_and_its_slope_are_those_of_torch():
+  x = np.concatenate([np.linspace(-30, 30, 61), [0.0]]).astype(np.float32)
+  theirs = torch.tensor(x, requires_grad=True)
+  value = torch.nn.functional.softplus(theirs, threshold=100)
+  value.sum().backward()
+  np.testing.assert_allclose(likelihoods.softplus(jnp.asarray(x)), value.detach(), atol=2e-7, rtol=1e-6)
+  np.testing.assert_allclose(jax.vmap(jax.grad(likelihoods.softplus))(jnp.asarray(x)), theirs.grad, atol=1e-6)
+
+
+def test_pixels_are_drawn_with_their_intensity_as_the_probability():
+  """Odd numbers of pixels too; 0 and 255 are certain, and neighbours are drawn apart."""
+  levels = np.array([0, 1, 100, 200, 254, 255, 128], np.uint8)
+  images = np.broadcast_to(levels[:, None, None], (20_000, 7, 1, 1))
+  drawn = np.asarray(dynamic_binarization(jax.random.key(0), images))[..., 0, 0]
+  assert set(np.unique(drawn)) == {0.0, 1.0}
+  assert not drawn[:, 0].any()
+  assert drawn[:, 5].all()
+  np.testing.assert_allclose(drawn.mean(0), levels / 255, atol=0.015)  # 4 deviations of 20,000 draws
+  correlations = np.corrcoef(drawn[:, [2, 3, 6, 4]].T)[np.triu_indices(4, 1)]
+  assert np.abs(correlations).max() < 0.03
