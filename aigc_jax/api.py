@@ -276,10 +276,13 @@ class TrainedRun:
       f'label: {label!r} is no class; {nearest(str(label), names)}there are {listed(names) or "none"}'
     )
 
-  def evaluate(self, source=None):
-    """{metric: value} of the validation split, or of all of another source such as 'text:PATH'."""
+  def evaluate(self, source=None, overrides=()):
+    """{metric: value} of the validation split, or of all of another source such as 'text:PATH'.
+
+    overrides: [(dotted key, text or value)] of the task's fields: [('task.importance_samples', 5000)].
+    """
     set_up()
-    config, form = self.config, tasks.form_of(self.config)
+    config, form = self.with_task(overrides), tasks.form_of(self.config)
     if source is None:
       dataset = data.load(config['data'], self.tokenizer, form)
       prepare.check_same_data(run_folder.open_run(self.path), dataset)
@@ -291,9 +294,21 @@ class TrainedRun:
         self.facts.get('class_names'),
         form,
       )
+    tasks.complete(config, dataset)  # refuses fields that do not fit
     program = parallel.make_parallel(config, tasks.build, parallel.choose_devices(config, fewer=True))
     state = jax.device_put(self.state, program.replicated)
-    return hooks.evaluate(program, program.put_floats(floats_of(config)), state, dataset, self.task.report)
+    return hooks.evaluate(
+      program, program.put_floats(floats_of(config)), state, dataset, tasks.build(config).report
+    )
+
+  def with_task(self, overrides):
+    """The config with other values in fields of its task. Raises UsageError for those of other sections."""
+    for key, _ in overrides:
+      if not key.startswith('task.') or key == 'task.name':
+        raise UsageError(
+          f'config.{key}: an evaluation takes fields of config.task only; the rest is as it was trained'
+        )
+    return resolved(override(self.config, list(overrides), schemas())) if overrides else self.config
 
 
 FILTERS = {'top_k': 40, 'top_p': 0.9, 'min_p': 0.05}

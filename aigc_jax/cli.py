@@ -19,6 +19,7 @@ DESCRIPTION = """Train, resume, evaluate and sample generative models in JAX.
   aigc generate runs/mine --prompt="Call me" --num=4          text from a trained model
   aigc generate runs/vae --num=64 --label=Sneaker             a picture from one that draws
   aigc eval runs/mine --data=text:FILE                        loss, perplexity, bits per character
+  aigc eval runs/vae --config.task.importance_samples=5000    fields of the task may differ
   aigc list; aigc diff runs/a runs/b                          what was run, and how two runs differ
 
 exit status: 0 done, 64 usage or config, 65 data or a number not finite, 74 storage, 75 interrupted and resumable"""
@@ -140,11 +141,11 @@ def resume(options):
   api.resume(options.run, options.steps, began=BEGAN)
 
 
-def evaluate(options):
+def evaluate(options, overrides):
   from aigc_jax import api
 
   run = api.load_run(options.run, options.checkpoint)
-  metrics = run.evaluate(options.data)
+  metrics = run.evaluate(options.data, overrides)
   say_which(run)
   if options.json:
     print(json.dumps(metrics))
@@ -251,12 +252,14 @@ def diff(options):
 def dispatch(arguments):
   overrides, arguments = split_overrides(arguments)
   options = parser().parse_args(arguments)
-  if overrides and options.verb != 'train':
+  if overrides and options.verb not in ('train', 'eval'):
     raise UsageError(f'--config.{overrides[0][0]}: fields of a config are set with `aigc train`')
   if options.verb == 'train':
     train(options, overrides)
+  elif options.verb == 'eval':
+    evaluate(options, overrides)
   else:
-    verbs = {'resume': resume, 'eval': evaluate, 'generate': generate, 'list': listing, 'diff': diff}
+    verbs = {'resume': resume, 'generate': generate, 'list': listing, 'diff': diff}
     verbs[options.verb](options)
 
 

@@ -7,12 +7,17 @@
   aigc train --config=configs/transformer_lm.py:gpt2        GPT-2's shape and tokenizer; give it text of your own
   aigc train --config=configs/transformer_lm.py:llama       the same with Llama's choices
 
+Images, by the codes of an autoencoder, class by class:
+
+  aigc train --config=configs/autoencoder.py:vq --workdir=runs/vq
+  aigc train --config=configs/transformer_lm.py:image_tokens --config.data.source=run:runs/vq
+
 Any field: --config.optimizer.learning_rate=3e-4 --config.data.source=text:my_book.txt
 """
 
 import ml_collections
 
-VARIANTS = ('', 'nanogpt', 'small', 'song_ci', 'gpt2', 'llama')
+VARIANTS = ('', 'nanogpt', 'small', 'song_ci', 'gpt2', 'llama', 'image_tokens')
 
 
 def get_config(variant=''):
@@ -32,6 +37,7 @@ def get_config(variant=''):
     'song_ci': song_ci,
     'gpt2': gpt2,
     'llama': llama,
+    'image_tokens': image_tokens,
   }[variant](config)
   return config
 
@@ -89,6 +95,13 @@ def song_ci(config):
   config.data.update(source='bundled:song_ci', packing='documents')
 
 
+def image_tokens(config):
+  quickstart(config)
+  config.task.sample_temperature = 1.0
+  config.model.update(dropout=0.1)
+  config.data = dict(source='run:runs/vq', batch_size=32)
+
+
 def gpt2(config):
   config.model.update(layers=12, heads=12, width=768, activation='gelu_tanh')
   config.data.update(tokenizer='gpt2', sequence_length=1024, batch_size=8)
@@ -115,3 +128,7 @@ def llama(config):
     tie_embeddings=False,
     key_value_heads=4,
   )
+
+
+def sweep_learning_rate():
+  return [{'optimizer.learning_rate': rate} for rate in (0.01, 0.02, 0.04)]

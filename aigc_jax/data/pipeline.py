@@ -92,7 +92,7 @@ def _dataset(config, text):
     _check_length(config, name, split)
   counts = text.tokenizer.character_counts
   documents = config['packing'] == 'documents'
-  facts, train_batch = text.facts, _no_training
+  facts, train_batch = text.facts | {'sequence_length': length}, _no_training
   if 'train' in text.splits:
     train = text.splits['train']
     if config['packing'] == 'contiguous':

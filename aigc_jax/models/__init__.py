@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from aigc_jax.models import autoencoder, classifier, rnn, transformer, vq_autoencoder
+from aigc_jax.models import autoencoder, classifier, rnn, transformer, transformer_classifier, vq_autoencoder
 
 SCHEMAS = {
   'transformer': transformer.Transformer,
@@ -14,11 +14,13 @@ SCHEMAS = {
   'cnn': classifier.ConvolutionalNetwork,
   'resnet': classifier.ResidualNetwork,
   'rnn_classifier': rnn.RecurrentClassifier,
+  'transformer_classifier': transformer_classifier.TransformerClassifier,
 }
 CHECKS = {
   'transformer': transformer.check,
   'rnn': rnn.check,
   'rnn_classifier': rnn.check,
+  'transformer_classifier': transformer_classifier.check,
   'autoencoder': autoencoder.check,
   'vq_autoencoder': vq_autoencoder.check,
 }

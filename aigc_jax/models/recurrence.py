@@ -15,8 +15,6 @@ import jax.numpy as jnp
 
 from aigc_jax.errors import UsageError
 
-UNROLL = 4  # steps of an iteration of the compiled loop
-
 
 class Cell(NamedTuple):
   """One step in float32. z = W_x x_t + b and u = W_h h_{t-1}, both [batch, gates * width]; states [batch, width]."""
@@ -159,7 +157,7 @@ def loop(cell, reverse, projected, kernel, bias, state, steps, normalize=lambda 
     return after, (after[0].astype(z.dtype), tuple(x.astype(z.dtype) for x in saved))
 
   inputs = projected, steps.valid, steps.begins
-  return jax.lax.scan(step, state, inputs, reverse=reverse, unroll=UNROLL)
+  return jax.lax.scan(step, state, inputs, reverse=reverse)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -196,7 +194,7 @@ def run_backward(cell, reverse, kept, changes):
     return earlier, (z.astype(dtype),) if u is z else (z.astype(dtype), u.astype(dtype))
 
   inputs = changes[0], saved, before, outputs, steps.valid, steps.begins
-  state, emitted = jax.lax.scan(step, changes[1], inputs, reverse=not reverse, unroll=UNROLL)
+  state, emitted = jax.lax.scan(step, changes[1], inputs, reverse=not reverse)
   read = before if steps.dropped is None else before * steps.dropped.astype(dtype)
   rows = lambda x: x.reshape(-1, x.shape[-1])
   u = rows(emitted[-1])  # [time * batch, gates * width]

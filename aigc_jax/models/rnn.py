@@ -159,12 +159,12 @@ class Stack(nn.Module):
     return x, tuple(last)
 
 
-def make_stack(model, directions):
+def make_stack(model, directions, name=None):
   """The Stack that a model's fields describe."""
   names = 'cell', 'width', 'bias', 'layer_norm', 'init_scale', 'recurrent_init', 'forget_bias', 'dtype'
   layer = partial(Layer, epsilon=model.normalization_epsilon, **{n: getattr(model, n) for n in names})
   shape = model.cell, model.layers, model.width, directions
-  return Stack(layer, *shape, model.dropout, model.variational_dropout, model.dtype)
+  return Stack(layer, *shape, model.dropout, model.variational_dropout, model.dtype, name=name)
 
 
 class Readout(nn.Module):
@@ -323,8 +323,8 @@ class RecurrentClassifier(nn.Module):
     table = Embed(self.vocabulary_size, 0, width, 1.0, self.dtype, name='embed').token
     steps = Steps() if lengths is None else Steps(jnp.arange(time)[:, None] < lengths)
     states = (zero_state(self.cell, batch, self.width),) * (self.layers * len(directions))
-    stack = make_stack(self, directions)
-    outputs, states = stack.clone(name='recurrent')(table, inputs.T, states, steps, train)
+    stack = make_stack(self, directions, name='recurrent')
+    outputs, states = stack(table, inputs.T, states, steps, train)
     pooled = pool(outputs, states[-len(directions) :], steps.valid, self.pooling)
     pooled = Dropout(self.dropout)(pooled, train)
     return Readout(self.classes, True, self.init_scale, self.dtype, name='head')(pooled)

@@ -64,6 +64,32 @@ class Block(nn.Module):
     return x + dropout(y, train), cache
 
 
+def block_parts(model, norm, key_value_heads, head_width, mlp_width, query_key_norm):
+  """(norm, attention, feed_forward) of a Block as a model's fields describe them."""
+  shared = {
+    'bias': model.bias,
+    'deviation': model.init_scale,
+    'output_deviation': model.residual_scale,
+    'dtype': model.dtype,
+  }
+  attention = partial(
+    Attention,
+    heads=model.heads,
+    key_value_heads=key_value_heads,
+    head_width=head_width,
+    query_key_norm=query_key_norm,
+    epsilon=model.normalization_epsilon,
+    dropout=model.dropout,
+    **shared,
+  )
+  return norm, attention, partial(FeedForward, hidden=mlp_width, activation=model.activation, **shared)
+
+
+def default_mlp_width(width, activation):
+  """4 x width; gated, 8/3 x width, up to a multiple of 32."""
+  return 32 * math.ceil(width / 12) if activation == 'swiglu' else 4 * width
+
+
 class Transformer(nn.Module):
   """Tokens [batch, time] -> logits of each next token [batch, time, vocabulary].
 
@@ -107,24 +133,15 @@ class Transformer(nn.Module):
     positions = self.context_length if self.positions == 'learned' else 0
     self.embed = Embed(self.vocabulary_size, positions, self.width, self.init_scale, self.dtype)
     norm = partial(Norm, self.normalization, self.normalization_epsilon, self.bias, self.dtype)
-    shared = {
-      'bias': self.bias,
-      'deviation': self.init_scale,
-      'output_deviation': self.residual_scale,
-      'dtype': self.dtype,
-    }
-    attention = partial(
-      Attention,
-      heads=self.heads,
-      key_value_heads=self.key_value_heads or self.heads,
-      head_width=self.width_of_head,
-      query_key_norm=self.query_key_norm,
-      epsilon=self.normalization_epsilon,
-      dropout=self.dropout,
-      **shared,
+    parts = block_parts(
+      self,
+      norm,
+      self.key_value_heads or self.heads,
+      self.width_of_head,
+      self.width_of_mlp,
+      self.query_key_norm,
     )
-    feed_forward = partial(FeedForward, hidden=self.width_of_mlp, activation=self.activation, **shared)
-    self.block = [self.block_class(norm, attention, feed_forward, self.dropout) for _ in range(self.layers)]
+    self.block = [self.block_class(*parts, self.dropout) for _ in range(self.layers)]
     self.final_norm = norm()
     self.drop = Dropout(self.dropout)
     if not self.tie_embeddings:
@@ -211,8 +228,7 @@ class Transformer(nn.Module):
 
   @property
   def width_of_mlp(self):
-    gated = self.activation == 'swiglu'
-    return self.mlp_width or (32 * math.ceil(self.width / 12) if gated else 4 * self.width)
+    return self.mlp_width or default_mlp_width(self.width, self.activation)
 
   @property
   def residual_scale(self):

@@ -31,7 +31,7 @@ class LanguageConfig:
 def complete(config, dataset):
   """Fills in what the data decides: the vocabulary's size and the context. Raises UsageError where they clash."""
   model, needed = dict(config['model']), dataset.tokenizer.vocabulary_size
-  length = dataset.train_batch(0)['inputs'].shape[1]
+  length = dataset.facts['sequence_length']
   check_carry(config)
   check_prompt(config, dataset)
   model['vocabulary_size'] = model['vocabulary_size'] or needed

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-
 LEAST_SIDE = 56  # pixels of a shown image
 
 
