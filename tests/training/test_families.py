@@ -1,0 +1,78 @@
+"""Every family's run goes on as if nothing had happened: what it keeps without gradients is saved and restored whole."""
+
+import contextlib
+
+import numpy as np
+import pytest
+
+from aigc_jax import api
+from aigc_jax.training import checkpoint, experiment
+from aigc_jax.training.loop import loop
+from tests import kill_and_resume, tiny, tiny_images
+
+pytestmark = pytest.mark.usefixtures('cached_programs')
+
+
+@pytest.fixture(scope='module')
+def images(tmp_path_factory):
+  return tiny_images.write_images(tmp_path_factory.mktemp('images') / 'images.npz')
+
+
+def recurrent(source):
+  """A state that is carried on for 6 steps, then dropped."""
+  model = {'name': 'rnn', 'width': 8}
+  return tiny.config(source, task={'carry_state': True}, data={'packing': 'contiguous', 'batch_size': 32}) | {
+    'model': model
+  }
+
+
+class Killed(Exception):
+  """The process is gone."""
+
+
+@contextlib.contextmanager
+def killed_during(step):
+  """Nothing more is done once that step is under way."""
+
+  def cut(step_function, state, batch_at, *rest):
+    def batch(number):
+      if number == step:
+        raise Killed
+      return batch_at(number)
+
+    return loop(step_function, state, batch, *rest)
+
+  with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+    patch.setattr(experiment, 'loop', cut)
+    yield
+
+
+def extra_of(run, step):
+  """{path: array} of what a checkpoint keeps without gradients."""
+  _, fields = checkpoint.restore_fields(run / 'checkpoints', ('extra',), step)
+  return checkpoint.host_copies(checkpoint.flat(fields))
+
+
+FAMILIES = {
+  'rnn': ('extra/carry/0/0', {}),
+  'resnet': ('extra/batch_stats/final_norm/mean', {'task': {'flip': True, 'crop': 1}}),
+  'vq': ('extra/codes', {}),
+  'vae': (None, {'data': {'binarization': 'dynamic'}}),
+}
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_a_run_killed_and_resumed_ends_where_the_unbroken_one_ends(family, source, images, tmp_path):
+  kept, sections = FAMILIES[family]
+  config = recurrent(source) if family == 'rnn' else tiny_images.config(images, family, **sections)
+  unbroken = tiny.train(config, tmp_path / 'unbroken')
+  with killed_during(7):
+    tiny.train(config, tmp_path / 'broken')
+  assert checkpoint.steps(tmp_path / 'broken/checkpoints') == [4]
+  assert kill_and_resume.last_step(tmp_path / 'broken') == 5, 'lines of steps that are taken once more'
+  resumed = api.resume(tmp_path / 'broken', quiet=True)
+  assert kill_and_resume.differences(resumed.path, unbroken.path) == []
+  if kept:
+    before, after = (extra_of(unbroken.path, step)[kept] for step in (4, 12))
+    assert (before != after).any(), 'it changes, so it must have been restored'
+    assert np.abs(after).max() > 0
