@@ -8,13 +8,18 @@ import math
 import jax
 import jax.numpy as jnp
 
-PIXELS = (-3, -2, -1)  # the axes of one image
 LEVELS = 256  # of a pixel of 8 bits
+
+
+def flat(images):
+  """[..., height, width, channels] -> [..., pixels]. XLA's CPU backend adds up one axis ten times as fast as three."""
+  return images.reshape(*images.shape[:-3], -1)
 
 
 def bernoulli_log_likelihood(logits, images):
   """log p(image) of independent pixels in [0, 1]; between 0 and 1 it is minus a cross-entropy."""
-  return (images * logits - softplus(logits)).sum(PIXELS)
+  images, logits = flat(images), flat(logits)
+  return (images * logits - softplus(logits)).sum(-1)
 
 
 @jax.custom_jvp
@@ -30,8 +35,9 @@ def softplus_slope(primals, tangents):
 
 def gaussian_log_likelihood(mean, log_scale, images):
   """log N(image; mean, exp(log_scale)^2), a density; log_scale [channels]."""
-  standard = (images - mean) * jnp.exp(-log_scale)
-  return (-0.5 * jnp.square(standard) - log_scale - 0.5 * math.log(2 * math.pi)).sum(PIXELS)
+  log_scale = flat(jnp.broadcast_to(log_scale, mean.shape[-3:]))  # [pixels]
+  standard = (flat(images) - flat(mean)) * jnp.exp(-log_scale)
+  return (-0.5 * jnp.square(standard) - log_scale - 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
 def discretized_logistic_log_likelihood(mean, log_scale, images):
@@ -40,17 +46,19 @@ def discretized_logistic_log_likelihood(mean, log_scale, images):
   Levels lie at 0, 1/255, ... 1 and reach half a step to each side, the first and the last to infinity. With the
   ends a > b of a level, sigma(a) - sigma(b) = sigma(a) sigma(-b) (1 - exp(b - a)), which loses no digits.
   """
-  step, per_scale = 1 / (LEVELS - 1), jnp.exp(-log_scale)  # log_scale [channels]
+  step = 1 / (LEVELS - 1)
+  per_scale = flat(jnp.broadcast_to(jnp.exp(-log_scale), mean.shape[-3:]))  # [pixels]
+  images, mean = flat(images), flat(mean)
   upper = jax.nn.log_sigmoid((images - mean + step / 2) * per_scale)
   lower = jax.nn.log_sigmoid((mean - images + step / 2) * per_scale)
   inside = jnp.log(-jnp.expm1(-step * per_scale))
   first, last = images < step / 2, images > 1 - step / 2
-  return jnp.where(first, upper, jnp.where(last, lower, upper + lower + inside)).sum(PIXELS)
+  return jnp.where(first, upper, jnp.where(last, lower, upper + lower + inside)).sum(-1)
 
 
 def squared_error_log_likelihood(mean, images):
   """Minus the squared error: up to a constant a Gaussian of variance 1/2."""
-  return -jnp.square(images - mean).sum(PIXELS)
+  return -jnp.square(flat(images) - flat(mean)).sum(-1)
 
 
 def log_likelihood(kind, outputs, log_scale, images):
