@@ -293,6 +293,7 @@ class TrainedRun:
         self.tokenizer,
         self.facts.get('class_names'),
         form,
+        self.facts.get('image_shape'),
       )
     tasks.complete(config, dataset)  # refuses fields that do not fit
     program = parallel.make_parallel(config, tasks.build, parallel.choose_devices(config, fewer=True))

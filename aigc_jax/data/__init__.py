@@ -18,7 +18,7 @@ class Form(NamedTuple):
 
 FORMS = {
   'text': Form('pipeline', 'TextData', ('tokenizer',)),
-  'images': Form('images', 'ImageData', ('class_names',)),
+  'images': Form('images', 'ImageData', ('class_names', 'image_shape')),
   'labelled_text': Form('labelled_text', 'LabelledTextData', ('tokenizer', 'class_names')),
   'image_tokens': Form('image_tokens', 'ImageTokensData', ('tokenizer',)),
 }
@@ -77,7 +77,7 @@ def load(config, tokenizer=None, form='text'):
   return room(form).load(config, *([tokenizer] if 'tokenizer' in FORMS[form].kept else []))
 
 
-def load_validation(config, tokenizer=None, class_names=None, form='text'):
+def load_validation(config, tokenizer=None, class_names=None, form='text', image_shape=None):
   """As `load`, with all of `source` as the validation split and no training batches: for a trained model."""
-  known = {'tokenizer': tokenizer, 'class_names': class_names}
+  known = {'tokenizer': tokenizer, 'class_names': class_names, 'image_shape': image_shape}
   return room(form).load_validation(config, *(known[name] for name in FORMS[form].kept))

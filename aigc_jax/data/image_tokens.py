@@ -172,8 +172,9 @@ def load(data_config: dict[str, Any], tokenizer: ImageTokenizer) -> Dataset:
 def load_validation(data_config: dict[str, Any], tokenizer: ImageTokenizer) -> Dataset:
   """The validation split of another source of images, or all of it, as tokens."""
   config = batches.checked(ImageTokensData, data_config)
-  others = tokenizer.saved['data'] | {'source': config['source'], 'validation_source': None}
-  found = images.load_validation(others, tokenizer.saved['class_names'])
+  saved = tokenizer.saved
+  others = saved['data'] | {'source': config['source'], 'validation_source': None}
+  found = images.load_validation(others, saved['class_names'], saved['model']['image_shape'])
   kept = [
     {name: array[batch['mask'] > 0] for name, array in batch.items()} for batch in found.validation_batches()
   ]

@@ -69,19 +69,24 @@ def read(config) -> tuple[Part, Part, dict[str, Any]]:
   return train, validation, facts
 
 
-def load_validation(data_config: dict[str, Any], class_names=None) -> Dataset:
+def load_validation(data_config: dict[str, Any], class_names=None, image_shape=None) -> Dataset:
   """The source's validation or test split, or all of a source without one; no training batches.
 
   Args:
     data_config: `config.data`.
     class_names: the classes of the trained model, by which labels are numbered; None: the source's own.
+    image_shape: (height, width, channels) that the model takes; None: any.
 
   Raises:
-    UsageError (config) and DataError (files, or a class that `class_names` lacks).
+    UsageError (config) and DataError (files, images of another shape, or a class that `class_names` lacks).
   """
   config = batches.checked(ImageData, data_config)
   source = open_images(config['source'], config['data_dir'])
   part = _renumbered(source, tuple(class_names or source.class_names))
+  if image_shape is not None and part.images.shape[1:] != tuple(image_shape):
+    raise DataError(
+      f'{source.name}: images of {_sizes(part.images.shape[1:])}, and the model was trained on {_sizes(image_shape)}'
+    )
   name = next(reversed(source.parts))
   split = 'all of it validates' if name == 'all' else f"the source's own {name!r} validates"
   source = source._replace(class_names=tuple(class_names or source.class_names))
@@ -92,8 +97,10 @@ def _renumbered(source: ImageSource, class_names) -> Part:
   """The images of `source` that validate, with labels as places in `class_names`."""
   part = source.parts[next(reversed(source.parts))]
   numbered = source.class_names == tuple(map(str, range(len(source.class_names))))
-  if source.class_names == tuple(class_names) or (numbered and len(source.class_names) <= len(class_names)):
-    return part  # a source without names has the numbers of the classes
+  numbered = numbered and len(source.class_names) <= len(class_names)
+  # a source without names has the numbers of the classes, unless the classes are called by numbers themselves
+  if source.class_names == tuple(class_names) or (numbered and not {*source.class_names} & {*class_names}):
+    return part
   present = [source.class_names[label] for label in np.unique(part.labels)]
   for name in present:
     if name not in class_names:
