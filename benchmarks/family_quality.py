@@ -1,4 +1,4 @@
-"""Final validation metrics of each family beside the same model in PyTorch: same recipe, same batches in the same order.
+"""Final validation metrics of each family beside the same model in PyTorch: same recipe, same batches in order.
 
   python benchmarks/family_quality.py [--family=gru] [--seeds=0,1,2] [--steps=N] [--source=idx:FOLDER]
 

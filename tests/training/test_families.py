@@ -1,6 +1,4 @@
-"""Every family's run goes on as if nothing had happened: what it keeps without gradients is saved and restored whole."""
-
-import contextlib
+"""Every family's run goes on as if nothing had happened: what it keeps without gradients is restored whole."""
 
 import numpy as np
 import pytest
@@ -30,8 +28,7 @@ class Killed(Exception):
   """The process is gone."""
 
 
-@contextlib.contextmanager
-def killed_during(step):
+def train_until_killed(step, config, folder):
   """Nothing more is done once that step is under way."""
 
   def cut(step_function, state, batch_at, *rest):
@@ -42,9 +39,10 @@ def killed_during(step):
 
     return loop(step_function, state, batch, *rest)
 
-  with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+  with pytest.MonkeyPatch.context() as patch:
     patch.setattr(experiment, 'loop', cut)
-    yield
+    with pytest.raises(Killed):
+      tiny.train(config, folder)
 
 
 def extra_of(run, step):
@@ -66,8 +64,7 @@ def test_a_run_killed_and_resumed_ends_where_the_unbroken_one_ends(family, sourc
   kept, sections = FAMILIES[family]
   config = recurrent(source) if family == 'rnn' else tiny_images.config(images, family, **sections)
   unbroken = tiny.train(config, tmp_path / 'unbroken')
-  with killed_during(7):
-    tiny.train(config, tmp_path / 'broken')
+  train_until_killed(7, config, tmp_path / 'broken')
   assert checkpoint.steps(tmp_path / 'broken/checkpoints') == [4]
   assert kill_and_resume.last_step(tmp_path / 'broken') == 5, 'lines of steps that are taken once more'
   resumed = api.resume(tmp_path / 'broken', quiet=True)
