@@ -7,11 +7,9 @@ import types
 import jax
 import numpy as np
 
-from aigc_jax import config as configs
-from aigc_jax import models, tasks
+from aigc_jax import api, tasks
 from aigc_jax.config import floats_of
 from aigc_jax.training import parallel
-from aigc_jax.training.optimizer import OptimizerConfig
 
 ROWS = 8
 
@@ -36,16 +34,7 @@ def config(model, shape=(6, 5, 1), **sections):
   }
   for section, fields in sections.items():
     made[section] = made.get(section, {}) | fields
-  data = made.pop('data')
-  resolved = configs.resolve(
-    made, configs.Schemas(tasks.SCHEMAS, models.SCHEMAS, OptimizerConfig, *data_schemas())
-  )
-  return resolved | {'data': resolved['data'] | {'binarization': None} | data}
-
-
-def data_schemas():
-  """What else `Schemas` takes, if anything: the sections of data by the task."""
-  return ()
+  return api.resolved(made)
 
 
 def dataset(shape=(6, 5, 1), classes=3, rows=ROWS):
