@@ -20,9 +20,9 @@ DENSE = {'widths': (9,), 'latent_width': 3}
 REVIVING = {'revive_below': 0.9, 'codebook_decay': 0.5}  # in each step some code starts anew
 
 
-# --- the exact case ---
-
 LARGER = 9  # a pixel of 6 x 5 images becomes a square of so many
+
+# --- the exact case ---
 
 
 def test_with_the_exact_posterior_every_bound_is_the_likelihood():
