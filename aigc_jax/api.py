@@ -297,7 +297,7 @@ class TrainedRun:
       )
     tasks.complete(config, dataset)  # refuses fields that do not fit
     program = parallel.make_parallel(config, tasks.build, parallel.choose_devices(config, fewer=True))
-    state = jax.device_put(self.state, program.replicated)
+    state = jax.device_put(self.state, program.shardings)
     return hooks.evaluate(
       program, program.put_floats(floats_of(config)), state, dataset, tasks.build(config).report
     )

@@ -145,8 +145,9 @@ class Schemas(NamedTuple):
         )
       found[section] = {'name': Field(str, False, None, name), **fields_of(choices[name])}
     found['optimizer'] = fields_of(self.optimizer)
-    source = config.get('data', {})
-    source = source.get('source') if isinstance(source, Mapping) else None
+    given = config.get('data', {})
+    source = given.get('source') if isinstance(given, Mapping) else None
+    source = source if isinstance(source, str) else None  # what is no text is refused with the other values
     found['data'] = fields_of(self.data(found['task']['name'].default, source))
     return found | {section: fields_of(schema) for section, schema in SECTIONS.items()}
 

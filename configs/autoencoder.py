@@ -9,7 +9,6 @@
   aigc train --config=configs/autoencoder.py:logistic        variational, of all 256 levels of a pixel
   aigc train --config=configs/autoencoder.py:map             two latents, for a map of them
 
-  aigc sweep --config=configs/autoencoder.py --sweep=beta    what the weight of the divergence does
   aigc generate RUN --num=16                                 draws from the prior of a variational run
 
 Any field: --config.model.latent_width=10 --config.task.importance_samples=5000 --config.data.source=images:my_folder

@@ -192,6 +192,12 @@ def test_a_misshapen_config_is_one_line_too(config):
   assert 'config' in message(config=config)
 
 
+def test_a_source_that_is_no_text_is_one_line():
+  config = {'task': {'name': 'language'}, 'model': {'name': 'rnn'}, 'data': {'source': 5}}
+  with pytest.raises(UsageError, match=r'^config.data.source: 5 is not a text; it takes a text$'):
+    api.read_config(config)
+
+
 def test_names_decide_which_keys_there_are_whatever_the_order():
   config = resolved(('task.beta', '0.25'), ('task.name', 'other'))
   assert config['task'] == {'name': 'other', 'beta': 0.25}

@@ -39,12 +39,14 @@ class Initial(NamedTuple):
 def fill_in(config):
   """What follows from a resolved config alone: where the decay ends, and places that hold from any folder."""
   decay_steps = config['optimizer']['decay_steps'] or config['training']['steps']
-  places = [name for name in ('source', 'validation_source') if name in config['data']]
-  sources = {name: absolute(config['data'][name]) for name in places}
+  given = config['data']
+  places = {name: absolute(given[name]) for name in ('source', 'validation_source') if name in given}
+  if given.get('data_dir'):
+    places['data_dir'] = os.path.abspath(os.path.expanduser(given['data_dir']))
   initial = config['init_from'] and os.path.abspath(os.path.expanduser(config['init_from']))
   return config | {
     'optimizer': config['optimizer'] | {'decay_steps': decay_steps},
-    'data': config['data'] | sources,
+    'data': given | places,
     'init_from': initial,
   }
 
@@ -93,16 +95,33 @@ def find_tokenizer(config, folder, initial):
     return tokenizers.load(folder.path / TOKENIZER)
   if initial is None or not named or not (initial.run.path / TOKENIZER).exists():
     return image_tokenizer(config['data']['source']) if form == 'image_tokens' else None
-  found, wanted = (
-    tokenizers.load(initial.run.path / TOKENIZER),
-    config['data'].get('tokenizer', image_tokens.NAME),
-  )
-  if found.name != wanted:
+  found = tokenizers.load(initial.run.path / TOKENIZER)
+  check_initial_tokenizer(config, initial, found, form)
+  return found
+
+
+def check_initial_tokenizer(config, initial, found, form):
+  """Raises UsageError where the run to start from learned other symbols than the config asks for."""
+  source, images = config['data']['source'], found.name == image_tokens.NAME
+  if images != (form == 'image_tokens'):
+    what = 'codes of images' if images else 'text'
+    raise UsageError(
+      f'config.init_from: {initial.run.path} was trained on {what}, and config.data.source is {source!r}; '
+      'start from a run on data of the same kind'
+    )
+  if images:
+    there = os.path.isdir(source.partition(':')[2])  # it may be gone
+    if there and image_tokenizer(source).sha256 != found.sha256:
+      raise UsageError(
+        f'config.init_from: {initial.run.path} was trained on the codes of another autoencoder than {source!r}; '
+        'use the same, or leave init_from unset'
+      )
+    return
+  if found.name != (wanted := config['data']['tokenizer']):
     raise UsageError(
       f'config.data.tokenizer: {wanted!r}, but {initial.run.path}, which config.init_from names, has {found.name!r}; '
       f'use --config.data.tokenizer={found.name}'
     )
-  return found
 
 
 def image_tokenizer(source):

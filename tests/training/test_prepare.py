@@ -158,6 +158,27 @@ def test_a_run_goes_on_with_fewer_devices(wanted, source, tmp_path, monkeypatch,
   assert longer.evaluate()['loss'] == pytest.approx(whole.evaluate()['loss'], rel=1e-5)
 
 
+def test_a_carried_state_lies_on_all_devices_in_evaluation_too(source, tmp_path):
+  config = tiny.config(
+    source,
+    task={'carry_state': True},
+    data={'packing': 'contiguous'},
+    training={'steps': 1},
+    parallel={'data': 2},
+  )
+  trained = train(config | {'model': {'name': 'rnn', 'width': 8}}, tmp_path / 'run')
+  assert trained.evaluate()['loss'] == pytest.approx(trained.metrics[-1]['validation/loss'], rel=1e-5)
+
+
+def test_places_of_the_data_hold_from_any_folder():
+  data = {'source': 'tfds:fashion_mnist_5k', 'validation_source': 'npz:a.npz', 'data_dir': 'prepared'}
+  config = {'task': {'name': 'classification'}, 'model': {'name': 'mlp'}, 'data': data}
+  filled = prepare.fill_in(api.read_config(config))['data']
+  assert filled['source'] == 'tfds:fashion_mnist_5k'
+  assert filled['validation_source'] == f'npz:{os.getcwd()}/a.npz'
+  assert filled['data_dir'] == f'{os.getcwd()}/prepared'
+
+
 # Patience
 
 
