@@ -82,7 +82,7 @@ def test_what_it_does_not_do(language):
     language.generate('whale')
   with pytest.raises(UsageError, match='tokens have nothing between them'):
     language.draw(4, interpolate=True)
-  with pytest.raises(UsageError, match=r"label: '3' is no class; .*there are 0, 1, 2"):
+  with pytest.raises(UsageError, match=r"label: 3 is no class; .*there are 0, 1, 2"):
     language.draw(4, label=3)
 
 
