@@ -100,6 +100,7 @@ def image_tokens(config):
   config.task.sample_temperature = 1.0
   config.model.update(dropout=0.1)
   config.data = dict(source='run:runs/vq', batch_size=32)
+  config.training.update(steps=1000)
 
 
 def gpt2(config):

@@ -13,9 +13,13 @@ import shutil
 import tempfile
 from typing import NamedTuple
 
-from tests import tiny
+import numpy as np
+
+from tests import tiny, tiny_images
 
 TRAIN = 'train --config=tiny.py --workdir=new'
+CLASSIFY = 'train --config=classes.py --workdir=new --config.data.source='
+AUTOENCODE = 'train --config=pictures.py --workdir=new'
 
 
 class Case(NamedTuple):
@@ -80,11 +84,37 @@ CASES = (
   Case('other data outside the vocabulary', 'eval run --data=text:chinese.txt', 65, ('chinese.txt', '鲸')),
   Case('runs under a folder that is missing', 'list nowhere', 64, ('nowhere',)),
   Case('diff with a folder that is missing', 'diff run nowhere', 64, ('nowhere',)),
+  Case('images of several sizes', f'{CLASSIFY}images:mixed', 65, ('mixed', '8 x 8', '9 x 8')),
+  Case('class folder without an image', f'{CLASSIFY}images:hollow', 65, ('hollow/b', 'no PNG')),
+  Case('image that is cut short', f'{CLASSIFY}images:cut', 65, ('cut/a/0.png',)),
+  Case('IDX file that is cut short', f'{CLASSIFY}idx:idx', 65, ('train-images-idx3-ubyte',)),
+  Case('labels out of range', f'{CLASSIFY}npz:labels.npz', 65, ('labels.npz', '-1')),
+  Case('values outside [0, 1]', f'{AUTOENCODE} --config.data.source=npz:bright.npz', 65, ('bright.npz', '2')),
+  Case('state carried with another batch size',
+       'train --config=carried.py --workdir=carried --config.data.batch_size=2', 64,
+       ('carried: holds a run of another config: data.batch_size is 4 there and 2 here',)),
+  Case('state carried by a model without one', f'{TRAIN} --config.task.carry_state=true', 64,
+       ('config.task.carry_state', 'rnn')),
+  Case('state carried between shuffled windows',
+       'train --config=carried.py --workdir=new --config.data.packing=stream', 64,
+       ('config.task.carry_state', 'contiguous')),
+  Case('text for an autoencoder', f'{AUTOENCODE} --config.data.source=text:words.txt', 64,
+       ('config.data.source', 'text', 'images')),
+  Case('images for a language model', f'{TRAIN} --config.data.source=npz:images.npz', 64,
+       ('config.data.source', 'images')),
+  Case('model that the task cannot train', 'train --config=unfit.py --workdir=new', 64,
+       ("config.model.name: 'mlp' is no model for the task 'language'", 'transformer')),
+  Case('bound without a posterior',
+       f'{AUTOENCODE} --config.model.posterior=none --config.task.importance_samples=9', 64,
+       ('config.task.importance_samples', 'Gaussian')),
+  Case('run that is no autoencoder', 'train --config=codes.py --workdir=new', 64, ('run', 'vq_autoencoder')),
 )  # fmt: skip
 TABLE = (
   'unknown key', 'negative rate', 'heads that do not divide', 'batch that does not divide', 'missing file',
   'file that is not UTF-8', 'corpus shorter than a context', 'prompt outside the vocabulary',
-  'checkpoint of another shape', 'damaged checkpoint, asked for by number',
+  'checkpoint of another shape', 'damaged checkpoint, asked for by number', 'images of several sizes',
+  'class folder without an image', 'image that is cut short', 'IDX file that is cut short', 'labels out of range',
+  'values outside [0, 1]', 'state carried with another batch size',
 )  # fmt: skip
 
 
@@ -109,6 +139,46 @@ def prepare(folder):
   damage(folder / 'damaged/checkpoints/12')
   for step in (4, 8, 12):
     damage(folder / f'ruined/checkpoints/{step}', cut=True)
+  prepare_images(folder)
+
+
+def prepare_images(folder):
+  """Images good and bad, and a finished run that carries its state."""
+  from matplotlib import image
+
+  from aigc_jax import api
+
+  source = tiny_images.write_images(folder / 'images.npz')
+  tiny_images.write_config(folder / 'classes.py', source, 'mlp')
+  tiny_images.write_config(folder / 'pictures.py', source, 'vae')
+  tiny_images.write_images(folder / 'labels.npz', train_labels=np.arange(40) % 3 - 1)
+  tiny_images.write_images(folder / 'bright.npz', train_images=np.full((40, 8, 8), 2.0, np.float32))
+  for name in ('mixed', 'hollow', 'cut'):
+    for kind in 'ab':
+      (folder / name / kind).mkdir(parents=True)
+      for i in range(3):
+        image.imsave(folder / name / kind / f'{i}.png', np.zeros((8, 8 + (name == 'mixed' and kind == 'b'))))
+  for path in (folder / 'hollow/b').iterdir():
+    path.unlink()
+  picture = folder / 'cut/a/0.png'
+  picture.write_bytes(picture.read_bytes()[:60])
+  (folder / 'idx').mkdir()
+  header = bytes([0, 0, 8, 3, 0, 0, 0, 9, 0, 0, 0, 8, 0, 0, 0, 8])
+  (folder / 'idx/train-images-idx3-ubyte').write_bytes(header + bytes(100))
+  (folder / 'idx/train-labels-idx1-ubyte').write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 9]) + bytes(9))
+  for name in ('images-idx3', 'labels-idx1'):
+    content = (folder / f'idx/train-{name}-ubyte').read_bytes()
+    (folder / f'idx/t10k-{name}-ubyte').write_bytes(content)
+  text = f'text:{folder / "words.txt"}'
+  carried = {'task': {'carry_state': True}, 'data': {'packing': 'contiguous'}, 'training': {'steps': 1}}
+  made = tiny.config(text, **carried) | {'model': {'name': 'rnn', 'width': 8}}
+  codes = tiny.config(text) | {'data': {'source': 'run:run'}}
+  unfit = tiny.config(text) | {'model': {'name': 'mlp'}}
+  for name, config in (('carried', made), ('codes', codes), ('unfit', unfit)):
+    (folder / f'{name}.py').write_text(
+      f'def get_config(variant=""):\n  return {config!r}\n', encoding='utf-8'
+    )
+  api.train(made, folder / 'carried', quiet=True)
 
 
 def edit_json(path, edit):

@@ -82,7 +82,7 @@ def test_what_it_does_not_do(language):
     language.generate('whale')
   with pytest.raises(UsageError, match='tokens have nothing between them'):
     language.draw(4, interpolate=True)
-  with pytest.raises(UsageError, match=r"label: 3 is no class; .*there are 0, 1, 2"):
+  with pytest.raises(UsageError, match=r'label: 3 is no class; .*there are 0, 1, 2'):
     language.draw(4, label=3)
 
 
@@ -170,10 +170,14 @@ def test_init_from_a_run_on_other_symbols_is_refused(autoencoder, language, tmp_
   made = prepare.image_tokenizer(f'run:{other}')
   assert isinstance(made, image_tokens.ImageTokenizer)
   assert made.sha256 != language.tokenizer.sha256
-  with pytest.raises(UsageError, match=r'config.init_from: .* was trained on the codes of another autoencoder'):
+  with pytest.raises(
+    UsageError, match=r'config.init_from: .* was trained on the codes of another autoencoder'
+  ):
     tiny.train(config(other, init_from=str(language.path)), tmp_path / 'run')
   text = tiny.write_corpus(tmp_path / 'words.txt')
-  with pytest.raises(UsageError, match=r'config.init_from: .* was trained on codes of images, and config.data'):
+  with pytest.raises(
+    UsageError, match=r'config.init_from: .* was trained on codes of images, and config.data'
+  ):
     tiny.train(tiny.config(text, init_from=str(language.path)), tmp_path / 'run')
   written = tiny.train(tiny.config(text, training={'steps': 1}), tmp_path / 'text')
   with pytest.raises(UsageError, match=r'config.init_from: .* was trained on text, and config.data'):
