@@ -72,7 +72,9 @@ def denoising(config):
 
 def conditional(config):
   vae(config)
-  config.model.update(conditional=True)
+  config.model.update(conditional=True, latent_width=8)  # few, so that the class is told by the class
+  config.optimizer.update(learning_rate=2e-3)
+  config.training.update(steps=6000)
 
 
 def logistic(config):
