@@ -10,15 +10,20 @@ import jax.numpy as jnp
 from aigc_jax.config import Positive
 from aigc_jax.errors import UsageError, listed
 from aigc_jax.models.convolutions import Convolution, Doubling, halved
-from aigc_jax.models.layers import ACTIVATIONS, Dense
+from aigc_jax.models.layers import ACTIVATIONS
 
 SCALED = ('gaussian', 'logistic')  # likelihoods with a learned scale for each channel
 FIRST_SCALE = 0.1  # of pixels from 0 to 1
 
 
-def dense(features, x, gain, dtype, name):
-  """A layer on x [batch, inputs] whose initial weights have the variance gain / inputs; gain 2 before a rectifier."""
-  return Dense(features, True, math.sqrt(gain / x.shape[-1]), dtype, name=name)(x)
+def dense(features, x, dtype, name):
+  """A layer on x [batch, inputs] that begins uniform in +-1 / sqrt(inputs), biases too.
+
+  Three times the variance, which keeps that of the signal, costs the evidence bound a nat after five epochs.
+  """
+  bound = 1 / math.sqrt(x.shape[-1])
+  begin = lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+  return nn.Dense(features, dtype=dtype, kernel_init=begin, bias_init=begin, name=name)(x)
 
 
 class Encoder(nn.Module):
@@ -34,14 +39,14 @@ class Encoder(nn.Module):
   def __call__(self, x, classes):
     for i, width in enumerate(self.widths):
       if self.architecture == 'dense':
-        x = dense(width, x.reshape(len(x), -1), 2.0, self.dtype, f'layer_{i}')
+        x = dense(width, x.reshape(len(x), -1), self.dtype, f'layer_{i}')
       else:
         x = Convolution(width, stride=2, dtype=self.dtype, name=f'layer_{i}')(x)
       x = ACTIVATIONS[self.activation](x)
     x = x.reshape(len(x), -1)
     if classes is not None:
       x = jnp.concatenate([x, classes.astype(x.dtype)], -1)
-    return dense(self.outputs, x, 1.0, self.dtype, 'moments')
+    return dense(self.outputs, x, self.dtype, 'moments')
 
 
 class Decoder(nn.Module):
@@ -58,10 +63,10 @@ class Decoder(nn.Module):
     activate, widths = ACTIVATIONS[self.activation], self.widths
     if self.architecture == 'dense':
       for i, width in enumerate(reversed(widths)):
-        x = activate(dense(width, x, 2.0, self.dtype, f'layer_{i}'))
-      return dense(math.prod(self.image_shape), x, 1.0, self.dtype, 'images').reshape(-1, *self.image_shape)
+        x = activate(dense(width, x, self.dtype, f'layer_{i}'))
+      return dense(math.prod(self.image_shape), x, self.dtype, 'images').reshape(-1, *self.image_shape)
     sizes = halved(self.image_shape[:2], len(widths))
-    x = dense(math.prod(sizes[-1]) * widths[-1], x, 2.0, self.dtype, 'first')
+    x = dense(math.prod(sizes[-1]) * widths[-1], x, self.dtype, 'first')
     x = activate(x).reshape(-1, *sizes[-1], widths[-1])
     for i in reversed(range(1, len(widths))):
       x = activate(Doubling(widths[i - 1], sizes[i], dtype=self.dtype, name=f'layer_{i}')(x))
