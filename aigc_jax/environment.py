@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 
-PACKAGES = ('aigc-jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy', 'tokenizers')
+PACKAGES = ('aigc-jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'tokenizers')
 DIFF_LIMIT = 1 << 20  # characters of `git diff` that are kept
 
 

@@ -76,10 +76,9 @@ def resnet_full(config):
     nesterov=True,
     learning_rate=0.1,
     weight_decay=5e-4,
-    schedule='linear',
     warmup_steps=469,
   )
-  every(config, 12 * 469, 2 * 469)
+  every(config, 20 * 469, 2 * 469)
 
 
 def sweep_learning_rate():

@@ -87,7 +87,7 @@ def python(*arguments, **options):
 
 def test_help_and_reading_do_not_start_jax(folder):
   code = 'import sys, aigc_jax; from aigc_jax import cli; code = cli.main(sys.argv[1:]); print([m for m in ' \
-    '("jax", "numpy", "flax", "orbax", "grain", "matplotlib") if m in sys.modules], code)'  # fmt: skip
+    '("jax", "numpy", "flax", "orbax", "matplotlib") if m in sys.modules], code)'  # fmt: skip
   found = python('-c', code.replace('code = cli.main(sys.argv[1:])', 'code = 0'))
   assert found.stdout.splitlines()[-1] == '[] 0', found.stderr
   wrong = python('-c', code, 'trian')
@@ -100,7 +100,7 @@ def test_help_and_reading_do_not_start_jax(folder):
   assert 'aigc train --config=' in found.stdout
   imported = {line.rpartition('|')[2].strip().partition('.')[0] for line in found.stderr.splitlines()}
   assert 'argparse' in imported
-  assert not imported & {'jax', 'jaxlib', 'numpy', 'flax', 'orbax', 'grain', 'ml_collections', 'rich'}
+  assert not imported & {'jax', 'jaxlib', 'numpy', 'flax', 'orbax', 'ml_collections', 'rich'}
 
 
 @pytest.mark.parametrize('verb', ['train', 'resume', 'eval', 'generate', 'list', 'diff'])

@@ -22,10 +22,12 @@ def checked(schema, data_config: dict[str, Any]) -> dict[str, Any]:
   return fill_in(fields, data_config, 'data')
 
 
-def shuffled_rows(count: int, batch_size: int, seed: int) -> Callable[[int], np.ndarray]:
-  """step -> int32 [batch]: which of `count` examples. Each epoch has all of them in an order of its own.
+def shuffled_rows(count: int, batch_size: int, seed: int) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+  """step -> int32 [batch], [batch]: which of `count` examples, and of which epoch each is.
 
-  A batch may reach over the end of an epoch, or over several, so that none is lost and all are of one size.
+  Each epoch has all of them in an order of its own. A batch may reach over the end of an epoch, or over several, so
+  that none is lost and all are of one size. The order is numpy's: grain's shuffle searches at least 2**16 places for
+  each row, 0.1 ms at 1,000 rows.
   """
 
   @functools.lru_cache(maxsize=2)
@@ -33,11 +35,9 @@ def shuffled_rows(count: int, batch_size: int, seed: int) -> Callable[[int], np.
     return np.random.default_rng([seed % 2**64, epoch]).permutation(count).astype(np.int32)
 
   def rows(step):
-    places = int(step) * batch_size + np.arange(batch_size)
-    epochs, positions = np.divmod(places, count)
-    return np.concatenate(
-      [order(epoch)[positions[epochs == epoch]] for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)]
-    )
+    epochs, places = np.divmod(int(step) * batch_size + np.arange(batch_size), count)
+    reached = range(int(epochs[0]), int(epochs[-1]) + 1)
+    return np.concatenate([order(epoch)[places[epochs == epoch]] for epoch in reached]), epochs
 
   return rows
 

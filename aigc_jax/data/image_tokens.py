@@ -162,7 +162,7 @@ def load(data_config: dict[str, Any], tokenizer: ImageTokenizer) -> Dataset:
   rows_of = batches.shuffled_rows(len(train['inputs']), config['batch_size'], config['seed'])
 
   def train_batch(step):
-    rows = rows_of(step)
+    rows, _ = rows_of(step)
     return {name: array[rows] for name, array in train.items()}
 
   facts = facts | {'steps_per_epoch': round(len(train['inputs']) / config['batch_size'], 2)}

@@ -170,7 +170,7 @@ def _dataset(config, train, validation, facts):
   resident = train._asdict() if train.images.nbytes <= RESIDENT_BYTES else None
 
   def train_batch(step):
-    rows, mask = rows_of(step), np.ones(batch_size, np.float32)
+    (rows, _), mask = rows_of(step), np.ones(batch_size, np.float32)
     if resident:
       return {'rows': rows, 'mask': mask}
     return {'images': train.images[rows], 'labels': train.labels[rows], 'mask': mask}

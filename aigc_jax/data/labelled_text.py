@@ -159,7 +159,7 @@ def _dataset(config, tokenizer, class_names, train, validation, facts):
   rows_of = batches.shuffled_rows(counts['train'], batch_size, config['seed'])
 
   def train_batch(step):
-    rows = rows_of(step)
+    rows, _ = rows_of(step)
     return {name: array[rows] for name, array in arrays['train'].items()} | {
       'mask': np.ones(batch_size, np.float32)
     }

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
-from aigc_jax.config import Positive, Range, fields_of, fill_in, find_field
-from aigc_jax.data import corpus
+from aigc_jax.config import Positive, Range
+from aigc_jax.data import batches, corpus
 from aigc_jax.data.corpus import Split
 from aigc_jax.data.tokenizers import Tokenizer
 from aigc_jax.errors import DataError
@@ -69,21 +69,14 @@ def load(data_config: dict[str, Any], tokenizer: Tokenizer | None = None) -> Dat
   The character vocabulary is that of the whole corpus, as in nanoGPT; BPE is trained on the training split.
   Raises UsageError (config), DataError (files, text too short), StorageError (the cache cannot be written).
   """
-  config = _checked(data_config)
+  config = batches.checked(TextData, data_config)
   return _dataset(config, corpus.read(config, tokenizer, train=True))
 
 
 def load_validation(data_config: dict[str, Any], tokenizer: Tokenizer) -> Dataset:
   """As `load`, with all of `source` as the validation split and no training batches: for a trained model."""
-  config = _checked(data_config)
+  config = batches.checked(TextData, data_config)
   return _dataset(config, corpus.read(config, tokenizer, train=False))
-
-
-def _checked(data_config):
-  fields = fields_of(TextData)
-  for name in data_config:
-    find_field({'data': fields}, f'data.{name}')
-  return fill_in(fields, data_config, 'data')
 
 
 def _dataset(config, text):
@@ -92,14 +85,15 @@ def _dataset(config, text):
     _check_length(config, name, split)
   counts = text.tokenizer.character_counts
   documents = config['packing'] == 'documents'
-  facts, train_batch = text.facts | {'sequence_length': length}, _no_training
+  facts, train_batch = text.facts | {'sequence_length': length}, batches.no_training
   if 'train' in text.splits:
     train = text.splits['train']
     if config['packing'] == 'contiguous':
       train_batch, steps = contiguous(config, train, length, batch_size)
     else:
       rows = packed_rows(train, length) if documents else shifting_windows(train, length, seed)
-      train_batch, steps = _by_step(rows, batch_size, seed), rows.count / batch_size
+      rows_of, read = batches.shuffled_rows(rows.count, batch_size, seed), rows.read
+      train_batch, steps = lambda step: read(*rows_of(step)), rows.count / batch_size
     facts = facts | {'steps_per_epoch': round(steps, 2)}
   validation = text.splits['validation']
   rows = packed_rows(validation, length) if documents else windows(validation, length)
@@ -116,10 +110,6 @@ def _dataset(config, text):
   return Dataset(text.tokenizer, train_batch, validation_batches, validation_size, facts)
 
 
-def _no_training(step):
-  raise ValueError(f'training batch {step} of data that was loaded for validation alone')
-
-
 def _check_length(config, name, split):
   tokens, length = len(split.tokens), config['sequence_length']
   least = length + 1 if name == 'train' else 2  # a validation split may end in a part of a window
@@ -132,30 +122,6 @@ def _check_length(config, name, split):
       f'{f" (data.sequence_length={length} and the token after)" if name == "train" else ""}: '
       f'use a longer text{advice}'
     )
-
-
-def _by_step(rows, batch_size, seed):
-  """step -> batch. Each epoch has an order of its own; a batch may reach over the end of one.
-
-  The order is numpy's: grain's shuffle searches at least 2**16 places for each row, 0.1 ms at 1,000 rows.
-  """
-  import grain
-
-  @functools.lru_cache(maxsize=2)
-  def order(epoch):
-    return np.random.default_rng([seed, epoch]).permutation(rows.count)
-
-  def place(index, position):
-    epoch = index // rows.count
-    return epoch, order(epoch)[position]
-
-  def gather(places):
-    epochs, chosen = np.array(places, np.int64).T
-    return rows.read(chosen, epochs)
-
-  places = grain.MapDataset.range(rows.count).repeat().map_with_index(place)
-  batches = places.batch(batch_size, batch_fn=gather)
-  return lambda step: batches[int(step)]
 
 
 def shifting_windows(split: Split, length: int, seed: int) -> Rows:

@@ -70,7 +70,7 @@ class Decoder(nn.Module):
     x = activate(x).reshape(-1, *sizes[-1], widths[-1])
     for i in reversed(range(1, len(widths))):
       x = activate(Doubling(widths[i - 1], sizes[i], dtype=self.dtype, name=f'layer_{i}')(x))
-    return Doubling(self.image_shape[2], sizes[0], gain=1.0, dtype=self.dtype, name='images')(x)
+    return Doubling(self.image_shape[2], sizes[0], init_scale=1.0, dtype=self.dtype, name='images')(x)
 
 
 class Autoencoder(nn.Module):

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from aigc_jax.config import Fraction, NonNegative, Positive, Range
-from aigc_jax.models.layers import ACTIVATIONS, Dense, Dropout, normal
+from aigc_jax.models.convolutions import RECTIFIED, Convolution, max_pool
+from aigc_jax.models.layers import ACTIVATIONS, Dense, Dropout
 from aigc_jax.models.normalization import BatchNorm
 
-RECTIFIED, LINEAR = 2.0, 1.0  # gain of the variance of weights, before a rectifier and before none
 Decay = Range('above 0 and below 1', above=0, below=1)
 
 
@@ -41,9 +41,9 @@ class MultilayerPerceptron(nn.Module):
     del mask, lengths, sum
     x = images.reshape(len(images), -1).astype(self.dtype)  # [batch, height * width * channels]
     for i, width in enumerate(self.widths):
-      x = ACTIVATIONS[self.activation](dense(self, x, width, RECTIFIED, f'hidden_{i}'))
+      x = ACTIVATIONS[self.activation](dense(self, x, width, rectified(self), f'hidden_{i}'))
       x = Dropout(self.dropout)(x, train)
-    return dense(self, x, self.classes, LINEAR, 'head').astype(jnp.float32)
+    return dense(self, x, self.classes, self.init_scale, 'head').astype(jnp.float32)
 
 
 class ConvolutionalNetwork(nn.Module):
@@ -66,12 +66,12 @@ class ConvolutionalNetwork(nn.Module):
     del mask, lengths, sum
     x = images.astype(self.dtype)
     for i, channels in enumerate(self.channels):
-      x = Convolution(channels, True, self.init_scale, dtype=self.dtype, name=f'convolution_{i}')(x)
+      x = Convolution(channels, init_scale=rectified(self), dtype=self.dtype, name=f'convolution_{i}')(x)
       x = jax.nn.relu(max_pool(x))  # the same as the maximum of rectified pixels, with a quarter of the work
     x = Dropout(self.dropout)(x.reshape(len(x), -1), train)
-    x = jax.nn.relu(dense(self, x, self.dense_width, RECTIFIED, 'hidden'))
+    x = jax.nn.relu(dense(self, x, self.dense_width, rectified(self), 'hidden'))
     x = Dropout(self.dropout)(x, train)
-    return dense(self, x, self.classes, LINEAR, 'head').astype(jnp.float32)
+    return dense(self, x, self.classes, self.init_scale, 'head').astype(jnp.float32)
 
 
 class ResidualNetwork(nn.Module):
@@ -98,7 +98,7 @@ class ResidualNetwork(nn.Module):
     del lengths
 
     def convolve(x, features, name, size=3, stride=1):
-      return Convolution(features, False, self.init_scale, size, stride, self.dtype, name=name)(x)
+      return Convolution(features, size, stride, rectified(self), False, self.dtype, name=name)(x)
 
     def normalize(x, name):
       norm = BatchNorm(self.normalization_decay, self.normalization_epsilon, self.dtype, name=name)
@@ -117,54 +117,13 @@ class ResidualNetwork(nn.Module):
         x = block(x, features, 2 if stage and not i else 1, f'stage_{stage}_block_{i}')
     x = normalize(x, 'final_norm').mean((1, 2))  # [batch, features]
     x = Dropout(self.dropout)(x, train)
-    return dense(self, x, self.classes, LINEAR, 'head').astype(jnp.float32)
+    return dense(self, x, self.classes, self.init_scale, 'head').astype(jnp.float32)
 
 
-def dense(model, x, features, gain, name):
-  deviation = model.init_scale * math.sqrt(gain / x.shape[-1])
-  return Dense(features, True, deviation, model.dtype, name=name)(x)
+def dense(model, x, features, init_scale, name):
+  return Dense(features, True, init_scale / math.sqrt(x.shape[-1]), model.dtype, name=name)(x)
 
 
-class Convolution(nn.Module):
-  """[batch, height, width, channels] -> [batch, height / stride, width / stride, features], sides rounded up."""
-
-  features: int
-  bias: bool
-  init_scale: Any  # times the deviation of He et al. 2015, eq. 10
-  size: int = 3
-  stride: int = 1
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x):
-    shape = (self.size, self.size, x.shape[-1], self.features)
-    deviation = self.init_scale * math.sqrt(RECTIFIED / math.prod(shape[:3]))
-    kernel = self.param('kernel', normal(deviation), shape).astype(self.dtype)
-    y = convolve(x.astype(self.dtype), kernel, self.stride)
-    if self.bias:
-      y = y + self.param('bias', nn.initializers.zeros, (self.features,)).astype(self.dtype)
-    return y
-
-
-def convolve(x, kernel, stride=1):
-  """x [batch, height, width, channels] * kernel [size, size, channels, features], zeros around the edges.
-
-  The padding is size // 2 on every side, as in PyTorch; XLA's 'SAME' is lopsided where the stride is above 1.
-  """
-  padding = kernel.shape[0] // 2
-  return jax.lax.conv_general_dilated(
-    x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-  )
-
-
-def max_pool(x):
-  """The maximum over 2 x 2 pixels, [batch, height, width, c] -> [batch, height // 2, width // 2, c].
-
-  An odd row or column at the end is left out; a side of one pixel stays. Written as maxima of slices, since the
-  gradient of XLA's own reduction is slow on a CPU.
-  """
-  for axis in (1, 2):
-    if (pairs := x.shape[axis] // 2) > 0:
-      first, second = (jax.lax.slice_in_dim(x, i, 2 * pairs, 2, axis) for i in (0, 1))
-      x = jnp.maximum(first, second)
-  return x
+def rectified(model):
+  """`init_scale` of what a rectifier follows (He et al. 2015, eq. 10)."""
+  return model.init_scale * RECTIFIED

@@ -1,4 +1,4 @@
-"""Convolutions that halve and double images of any size, and residual blocks between them.
+"""Convolutions and pooling of images of any size, what doubles them again, and residual blocks between.
 
 Images are [batch, height, width, channels]. Floats are computed in each part's `dtype`, parameters are float32.
 """
@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from aigc_jax.models.layers import matmul, normal
+
+RECTIFIED = math.sqrt(2)  # `init_scale` before a rectifier (He et al. 2015, eq. 10)
 
 
 def halved(image_size, stages):
@@ -27,25 +29,44 @@ class Convolution(nn.Module):
   features: int
   size: int = 3
   stride: int = 1
-  gain: float = 2.0  # of the variance; 2 before a rectifier (He et al. 2015, eq. 10)
+  init_scale: Any = RECTIFIED  # of the deviation 1 / sqrt(inputs); may be traced
+  bias: bool = True
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x):
     shape = (self.size, self.size, x.shape[-1], self.features)
-    kernel = self.param('kernel', normal(math.sqrt(self.gain / math.prod(shape[:3]))), shape)
-    bias = self.param('bias', nn.initializers.zeros, (self.features,))
-    if self.size == 1 and self.stride == 1:
-      y = matmul(x.astype(self.dtype), kernel[0, 0])
-    else:
-      y = jax.lax.conv_general_dilated(
-        x.astype(self.dtype),
-        kernel.astype(self.dtype),
-        (self.stride, self.stride),
-        'SAME',
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-      )
-    return y + bias.astype(self.dtype)
+    kernel = self.param('kernel', normal(self.init_scale / math.sqrt(math.prod(shape[:3]))), shape)
+    y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+    if self.bias:
+      y = y + self.param('bias', nn.initializers.zeros, (self.features,)).astype(self.dtype)
+    return y
+
+
+def convolve(x, kernel, stride=1):
+  """x [batch, height, width, channels] * kernel [size, size, channels, features], zeros around the edges.
+
+  The padding is size // 2 on every side, as in PyTorch; XLA's 'SAME' is lopsided where the stride is above 1.
+  """
+  if kernel.shape[:2] == (1, 1):
+    return matmul(x[:, ::stride, ::stride], kernel[0, 0])
+  padding = kernel.shape[0] // 2
+  return jax.lax.conv_general_dilated(
+    x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+
+
+def max_pool(x):
+  """The maximum over 2 x 2 pixels, [batch, height, width, c] -> [batch, height // 2, width // 2, c].
+
+  An odd row or column at the end is left out; a side of one pixel stays. Written as maxima of slices, since the
+  gradient of XLA's own reduction is slow on a CPU.
+  """
+  for axis in (1, 2):
+    if (pairs := x.shape[axis] // 2) > 0:
+      first, second = (jax.lax.slice_in_dim(x, i, 2 * pairs, 2, axis) for i in (0, 1))
+      x = jnp.maximum(first, second)
+  return x
 
 
 class Doubling(nn.Module):
@@ -58,14 +79,14 @@ class Doubling(nn.Module):
 
   features: int
   size: tuple[int, int]  # (height, width) of the result
-  gain: float = 2.0
+  init_scale: Any = RECTIFIED
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x):
     batch, h, w, channels = x.shape
     shape = (2, 2, channels, 2, 2, self.features)
-    kernel = self.param('kernel', normal(math.sqrt(self.gain / (4 * channels))), shape)
+    kernel = self.param('kernel', normal(self.init_scale / math.sqrt(4 * channels)), shape)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     x = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
     corners = [x[:, i : i + h + 1, j : j + w + 1] for i in range(2) for j in range(2)]
@@ -86,4 +107,4 @@ class Residual(nn.Module):
   @nn.compact
   def __call__(self, x):
     h = Convolution(self.hidden, dtype=self.dtype, name='in')(jax.nn.relu(x))
-    return x + Convolution(x.shape[-1], 1, gain=1.0, dtype=self.dtype, name='out')(jax.nn.relu(h))
+    return x + Convolution(x.shape[-1], 1, init_scale=1.0, dtype=self.dtype, name='out')(jax.nn.relu(h))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from aigc_jax.config import NonNegative, Positive
 from aigc_jax.models.autoencoder import check_shape, learned_scale
-from aigc_jax.models.convolutions import Convolution, Doubling, Residual, halved
+from aigc_jax.models.convolutions import RECTIFIED, Convolution, Doubling, Residual, halved
 
 
 class VectorQuantizedAutoencoder(nn.Module):
@@ -34,10 +34,10 @@ class VectorQuantizedAutoencoder(nn.Module):
     blocks = lambda: [Residual(self.residual_width, dtype) for _ in range(self.residual_blocks)]
     self.down = [Convolution(width, stride=2, dtype=dtype) for width in widths]
     self.encoder_block, self.decoder_block = blocks(), blocks()
-    self.to_codes = Convolution(self.code_width, 1, gain=1.0, dtype=dtype)
+    self.to_codes = Convolution(self.code_width, 1, init_scale=1.0, dtype=dtype)
     self.from_vectors = Convolution(widths[-1] if widths else channels[0], 3, dtype=dtype)
-    gains = [1.0] + [2.0] * (len(widths) - 1)
-    self.up = [Doubling(channels[i], sizes[i], gains[i], dtype) for i in range(len(widths))]
+    scales = [1.0] + [RECTIFIED] * (len(widths) - 1)
+    self.up = [Doubling(channels[i], sizes[i], scales[i], dtype) for i in range(len(widths))]
     self.log_scale = learned_scale(self)
 
   def __call__(self, images, labels=None):

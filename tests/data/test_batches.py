@@ -8,20 +8,21 @@ from aigc_jax.errors import DataError
 @pytest.mark.parametrize(('count', 'batch_size'), [(10, 3), (7, 7), (3, 8), (1, 2)])
 def test_each_epoch_is_a_permutation_of_its_own(count, batch_size):
   rows = batches.shuffled_rows(count, batch_size, seed=5)
-  steps = [rows(step) for step in range(count * 4)]  # whole epochs, wherever the batches lie
+  steps, numbers = zip(*(rows(step) for step in range(count * 4)), strict=True)  # whole epochs
   assert all(chosen.shape == (batch_size,) and chosen.dtype == np.int32 for chosen in steps)
   epochs = np.concatenate(steps).reshape(-1, count)
   np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(count), (len(epochs), 1)))
+  np.testing.assert_array_equal(np.concatenate(numbers), np.repeat(np.arange(len(epochs)), count))
   if count > 6:
     assert len({tuple(epoch) for epoch in epochs[:4].tolist()}) == 4  # by chance alike: less than 1 in 800
 
 
 def test_rows_are_a_function_of_seed_and_step():
   first, again, other = (batches.shuffled_rows(50, 8, seed) for seed in (-1, -1, 0))
-  forward = [first(step) for step in range(30)]
+  forward = [first(step)[0] for step in range(30)]
   for step in (29, 0, 13, np.int32(7)):
-    np.testing.assert_array_equal(again(step), forward[step])
-  assert any((other(step) != forward[step]).any() for step in range(3))
+    np.testing.assert_array_equal(again(step)[0], forward[step])
+  assert any((other(step)[0] != forward[step]).any() for step in range(3))
 
 
 def test_padded_batches_give_every_row_once():

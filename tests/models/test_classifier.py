@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from aigc_jax.models import classifier
+from aigc_jax.models import classifier, convolutions
 from aigc_jax.models.normalization import BatchNorm
 
 FEW = dict(image_shape=(9, 7, 2), classes=3)  # odd sides, which halve unevenly
@@ -191,7 +191,7 @@ def test_dropout_is_off_at_evaluation(name):
 
 def test_gradient_of_the_maximum_is_that_of_torch():
   x, change = images((2, 5, 4, 3)), images((2, 2, 2, 3), seed=1)
-  slope = jax.grad(lambda x: (classifier.max_pool(x) * change).sum())(x)
+  slope = jax.grad(lambda x: (convolutions.max_pool(x) * change).sum())(x)
   peer = channels_first(x).requires_grad_()
   (F.max_pool2d(peer, 2) * channels_first(change)).sum().backward()
   np.testing.assert_array_equal(slope, channels_last(peer.grad).numpy())
