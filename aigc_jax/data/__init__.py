@@ -4,7 +4,6 @@ import importlib
 from typing import NamedTuple
 
 from aigc_jax.data.pipeline import Dataset
-from aigc_jax.data.sources import BUNDLED
 from aigc_jax.errors import UsageError, listed
 
 
@@ -33,6 +32,11 @@ KINDS = {
   'tfds': ('images',),
   'run': ('image_tokens',),
 }
+BUNDLED_FORMS = {
+  'moby_dick': ('text',),
+  'song_ci': ('text', 'labelled_text'),
+  'fashion_mnist_5k': ('images',),
+}
 
 __all__ = ['Dataset', 'form_of', 'load', 'load_validation', 'schema']
 
@@ -45,7 +49,7 @@ def form_of(source, accepted):
   kind, _, place = (source or '').partition(':')
   forms = KINDS.get(kind, accepted)
   if kind == 'bundled':
-    forms = ('text',) if place in BUNDLED else ('images',) if place == 'fashion_mnist_5k' else accepted
+    forms = BUNDLED_FORMS.get(place, accepted)
   fitting = [form for form in forms if form in accepted]
   if not fitting:
     kinds = [f'{kind}:' for kind, forms in KINDS.items() if set(forms) & set(accepted)]

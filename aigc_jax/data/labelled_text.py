@@ -1,11 +1,13 @@
 """Labelled text as batches: `tsv:PATH` and `jsonl:PATH`, one text and its class on each line (.gz too).
 
 Columns of TSV are named by its first line, or numbered from 1 where both fields are numbers and no line is a header.
+A JSON text may be a list of lines. `bundled:song_ci` is JSON lines: poems, by `author` or by `title`, their tune.
 """
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -17,7 +19,8 @@ from aigc_jax.data.pipeline import Dataset
 from aigc_jax.data.tokenizers import Tokenizer
 from aigc_jax.errors import DataError, listed, nearest
 
-KINDS = {'tsv': 'tsv:PATH', 'jsonl': 'jsonl:PATH'}
+KINDS = {'tsv': 'tsv:PATH', 'jsonl': 'jsonl:PATH', 'bundled': 'bundled:song_ci'}
+BUNDLED = {name: found for name, found in sources.BUNDLED.items() if found[0].endswith('.jsonl.gz')}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +30,9 @@ class LabelledTextData:
   validation_fraction: Annotated[float, Range('in (0, 1)', above=0, below=1)] = 0.1
   label_field: str = 'label'  # the name of the JSON field or column, or a column's number from 1
   text_field: str = 'text'
+  most_frequent_classes: Annotated[int, Positive] | None = (
+    None  # texts of all others are left out; None: none
+  )
   tokenizer: str = 'characters'  # characters, bytes, bpe:SIZE, gpt2
   sequence_length: Annotated[int, Positive] = 128  # tokens; longer texts are cut
   batch_size: Annotated[int, Positive] = 32  # texts of a step, over all devices and microbatches
@@ -51,10 +57,15 @@ def load(data_config: dict[str, Any], tokenizer: Tokenizer | None = None) -> Dat
   if tokenizer is None:
     tokenizers.check(config['tokenizer'])
   sha256, train = read(config, config['source'])
+  frequent = collections.Counter(example.label for example in train).most_common(
+    config['most_frequent_classes']
+  )
+  train = of_classes(config, train, dict(frequent))
   facts = {'source': config['source'], 'sha256': sha256}
   if config['validation_source']:
     facts['validation_source'] = config['validation_source']
     facts['validation_sha256'], validation = read(config, config['validation_source'])
+    validation = of_classes(config, validation, dict(frequent))
     split = 'validation has a source of its own'
   else:
     *rows, split = batches.split_rows(config['source'], len(train), config['validation_fraction'], 'texts')
@@ -71,6 +82,7 @@ def load_validation(data_config: dict[str, Any], tokenizer: Tokenizer, class_nam
   """As `load`, with all of `source` for validation and no training batches: for a trained model of `class_names`."""
   config = batches.checked(LabelledTextData, data_config)
   sha256, examples = read(config, config['source'])
+  examples = of_classes(config, examples, class_names)
   facts = {'source': config['source'], 'sha256': sha256, 'split': 'all of it validates'}
   return _dataset(config, tokenizer, tuple(class_names), None, examples, facts)
 
@@ -78,13 +90,16 @@ def load_validation(data_config: dict[str, Any], tokenizer: Tokenizer, class_nam
 def read(config: dict[str, Any], name: str) -> tuple[str, list[Example]]:
   """The sha256 of the file of `name` and its examples in order. Raises UsageError and DataError."""
   kind, place = sources.parted(name, KINDS)
-  path = sources.existing(name, place)
-  if path.is_dir():
-    raise DataError(
-      f'{name}: {path} is a folder; {kind} takes one file with a text and its class on each line'
-    )
-  sha256 = sources.hash_file(name, path)
-  lines = {'tsv': _tsv, 'jsonl': _json_lines}[kind](path, config['label_field'], config['text_field'])
+  if kind == 'bundled':
+    path, sha256 = sources.find_bundled(name, place, BUNDLED)
+  else:
+    path = sources.existing(name, place)
+    if path.is_dir():
+      raise DataError(
+        f'{name}: {path} is a folder; {kind} takes one file with a text and its class on each line'
+      )
+    sha256 = sources.hash_file(name, path)
+  lines = (_tsv if kind == 'tsv' else _json_lines)(path, config['label_field'], config['text_field'])
   examples = []
   for example in sources.reading(path, lines):
     if not example.label or not example.text:
@@ -93,6 +108,15 @@ def read(config: dict[str, Any], name: str) -> tuple[str, list[Example]]:
   if not examples:
     raise DataError(f'{name}: {path} holds no text')
   return sha256, examples
+
+
+def of_classes(config: dict[str, Any], examples: list[Example], classes: Container[str]) -> list[Example]:
+  """Where `most_frequent_classes` is set, the examples of `classes` alone. DataError where there is none."""
+  if config['most_frequent_classes'] is None:
+    return examples  # a class that is not known is an error then
+  if not (kept := [example for example in examples if example.label in classes]):
+    raise DataError(f'{examples[0].where}: no text here or below is of a class that was kept in training')
+  return kept
 
 
 def _tsv(path: Path, label_field: str, text_field: str) -> Iterator[Example]:
@@ -126,15 +150,18 @@ def _column(header, field, where):
 
 def _json_lines(path: Path, label_field: str, text_field: str) -> Iterator[Example]:
   for record, where in sources.json_records(path):
-    for field, kinds in ((label_field, (str, int)), (text_field, (str,))):
+    for field, kinds in ((label_field, (str, int)), (text_field, (str, list))):
       if field not in record:
         present = listed(list(record)[:8]) or 'none'
         hint = 'choose by data.label_field and data.text_field'
         raise DataError(f'{where}: no field {field!r}; its fields are {present}; {hint}')
-      if not isinstance(record[field], kinds) or isinstance(record[field], bool):
-        wanted = 'a string' if kinds == (str,) else 'a string or a whole number'
+      lines = record[field] if isinstance(record[field], list) else ()
+      fits = isinstance(record[field], kinds) and all(isinstance(line, str) for line in lines)
+      if not fits or isinstance(record[field], bool):
+        wanted = 'a string or a whole number' if int in kinds else 'a string or a list of strings'
         raise DataError(f'{where}: field {field!r} holds {sources.kind_of(record[field])}, not {wanted}')
-    yield Example(record[text_field], str(record[label_field]), where)
+    text = record[text_field]
+    yield Example(text if isinstance(text, str) else '\n'.join(text), str(record[label_field]), where)
 
 
 def _dataset(config, tokenizer, class_names, train, validation, facts):

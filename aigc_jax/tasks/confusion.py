@@ -1,7 +1,18 @@
 """What a classifier takes for what, as a table and as pictures. All on the host."""
 
+import unicodedata
+
 import numpy as np
 
+# Fonts with Chinese characters, of which the first that is installed is used: matplotlib comes with none
+CHINESE = (
+  'Noto Sans CJK SC',
+  'Source Han Sans SC',
+  'PingFang SC',
+  'Microsoft YaHei',
+  'WenQuanYi Zen Hei',
+  'SimHei',
+)
 COUNTED = 20  # up to as many classes have their counts written into the picture
 
 
@@ -12,24 +23,48 @@ def complete_names(names, classes):
 
 def table(counts, names):
   """Counts [true, predicted] as text: a row for each true class, with the part of it that is right."""
-  width = max(5, *(len(name) for name in names), len(str(counts.max())))
+  width = max(5, *map(columns, names), len(str(counts.max())))
   corner = 'true, predicted'
-  first = max(len(corner), *(len(name) for name in names))
-  line = lambda cells: ' '.join(f'{cell:>{width}}' for cell in cells)
-  lines = [f'{corner:<{first}} {line(names)}  accuracy']
+  first = max(len(corner), *map(columns, names))
+  left = lambda cell: cell + ' ' * (first - columns(cell))
+  line = lambda cells: ' '.join(' ' * (width - columns(cell)) + cell for cell in map(str, cells))
+  lines = [f'{left(corner)} {line(names)}  accuracy']
   for i, name in enumerate(names):
     total = counts[i].sum()
     share = f'{counts[i, i] / total:8.1%}' if total else '       -'
-    lines.append(f'{name:<{first}} {line(counts[i])}  {share}')
+    lines.append(f'{left(name)} {line(counts[i])}  {share}')
   total = counts.sum()
-  lines.append(f'{"all":<{first}} {line(counts.sum(0))}  {np.trace(counts) / max(total, 1):8.1%}')
+  lines.append(f'{left("all")} {line(counts.sum(0))}  {np.trace(counts) / max(total, 1):8.1%}')
   return '\n'.join(lines) + '\n'
+
+
+def columns(text):
+  """How many columns of a terminal it takes: a Chinese character takes two."""
+  return sum(2 if unicodedata.east_asian_width(character) in 'WF' else 1 for character in text)
+
+
+def legible(names):
+  """(names, font families that have their characters); where no installed font has them, the numbers of the classes."""
+  from matplotlib import font_manager
+
+  missing, families = set(''.join(names)), []
+  for family in ('DejaVu Sans', *CHINESE):
+    try:
+      font = font_manager.get_font(font_manager.findfont(family, fallback_to_default=False))
+    except ValueError:  # not installed
+      continue
+    if has := {character for character in missing if font.get_char_index(ord(character))}:
+      missing, families = missing - has, [*families, family]
+    if not missing:
+      return names, families
+  return [str(i) for i in range(len(names))], ['DejaVu Sans']
 
 
 def picture(counts, names):
   """Counts [true, predicted] -> image uint8 [height, width, 3]; a cell's shade is its part of the row."""
   from matplotlib.figure import Figure  # a picture in a hundred steps: not at every start
 
+  names, families = legible(names)
   side = min(12.0, 3.0 + 0.45 * len(names))
   figure = Figure(figsize=(side, side), dpi=120, layout='constrained')
   axes = figure.add_subplot()
@@ -40,24 +75,24 @@ def picture(counts, names):
       shade = 'white' if shares[row, column] > 0.5 else 'black'
       axes.text(column, row, count, ha='center', va='center', fontsize=7, color=shade)
   ticks = range(len(names)) if len(names) <= 50 else ()
-  axes.set_xticks(ticks, [names[i] for i in ticks], rotation=90)
-  axes.set_yticks(ticks, [names[i] for i in ticks])
+  axes.set_xticks(ticks, [names[i] for i in ticks], rotation=90, fontfamily=families)
+  axes.set_yticks(ticks, [names[i] for i in ticks], fontfamily=families)
   axes.set(xlabel='predicted', ylabel='true', title=f'{np.trace(counts) / max(counts.sum(), 1):.2%} right')
   return rendered(figure)
 
 
-def mistakes_picture(mistakes, names, columns=6):
+def mistakes_picture(mistakes, names, across=6):
   """[(confidence, image [height, width, channels], true class, predicted class)] -> image uint8 [height, width, 3]."""
   from matplotlib.figure import Figure
 
-  rows = -(-len(mistakes) // columns)
-  figure = Figure(figsize=(1.7 * columns, 1.9 * rows), dpi=120, layout='constrained')
-  for axes in (grid := figure.subplots(rows, columns, squeeze=False)).flat:
+  (names, families), rows = legible(names), -(-len(mistakes) // across)
+  figure = Figure(figsize=(1.7 * across, 1.9 * rows), dpi=120, layout='constrained')
+  for axes in (grid := figure.subplots(rows, across, squeeze=False)).flat:
     axes.axis('off')
   for axes, (confidence, image, label, found) in zip(grid.flat, mistakes, strict=False):
     top = 255 if image.dtype == np.uint8 else 1
     axes.imshow(image[..., 0] if image.shape[-1] != 3 else image, cmap='gray', vmin=0, vmax=top)
-    axes.set_title(f'{names[label]},\nnot {names[found]} ({confidence:.0%})', fontsize=7)
+    axes.set_title(f'{names[label]},\nnot {names[found]} ({confidence:.0%})', fontsize=7, fontfamily=families)
   return rendered(figure)
 
 

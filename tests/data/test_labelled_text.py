@@ -180,7 +180,7 @@ def test_broken_tsv(content, message, tmp_path):
   ('line', 'message'),
   [
     ('{"text": "a"}', "a.jsonl, line 2: no field 'label'; its fields are text; choose by data.label_field"),
-    ('{"text": 3, "label": "x"}', "line 2: field 'text' holds a number, not a string"),
+    ('{"text": 3, "label": "x"}', "line 2: field 'text' holds a number, not a string or a list of strings"),
     ('{"text": "a", "label": 1.5}', "line 2: field 'label' holds a number, not a string or a whole number"),
     ('{"text": "a", "label": true}', "line 2: field 'label' holds a boolean"),
     ('{"text": "", "label": "x"}', 'line 2: the text is empty'),
@@ -196,9 +196,39 @@ def test_broken_json_lines(line, message, tmp_path):
 
 
 def test_other_sources(tmp_path):
-  assert 'the kinds are tsv:PATH, jsonl:PATH' in message_of('text:a', UsageError)
+  assert 'the kinds are tsv:PATH, jsonl:PATH, bundled:song_ci' in message_of('text:a', UsageError)
   assert "no 'there-is-none.tsv'" in message_of('tsv:there-is-none.tsv')
   assert 'is a folder; tsv takes one file' in message_of(f'tsv:{tmp_path}')
   assert 'there are characters, bytes' in message_of('tsv:none', UsageError, tokenizer='words')
   (tmp_path / 'a.tsv.gz').write_bytes(b'label\ttext\n')
   assert 'a.tsv.gz: not a whole gzip file' in message_of(f'tsv:{tmp_path}/a.tsv.gz')
+
+
+def test_poems_by_tune_or_author():
+  fields = {'label_field': 'title', 'text_field': 'lines', 'tokenizer': 'characters', 'sequence_length': 64}
+  dataset = labelled_text.load(config('bundled:song_ci', most_frequent_classes=3, **fields))
+  assert dataset.facts['class_names'] == sorted(['浣溪沙', '菩萨蛮', '鹧鸪天'])
+  assert dataset.facts['train_texts'] + dataset.facts['validation_texts'] == 307 + 240 + 213
+  for text, tune in rows_of(dataset, dataset.example()):
+    if tune == '菩萨蛮':  # a line of seven characters and a full stop
+      assert len(text.split('\n')[0]) == 8
+  assert 'there are song_ci' in message_of('bundled:moby_dick', UsageError)
+
+
+def test_rare_classes_are_left_out_of_every_part(tmp_path):
+  line = lambda label: json.dumps({'text': ['a', 'b'], 'label': label})
+  train = write(tmp_path / 'a.jsonl', '\n'.join(line(label) for label in 'xyzyx'))
+  others = write(tmp_path / 'b.jsonl', '\n'.join(line(label) for label in 'zxw'))
+  kept = config(train, validation_source=others, most_frequent_classes=2)
+  dataset = labelled_text.load(kept)
+  assert dataset.facts['class_names'] == ['x', 'y']
+  assert (dataset.facts['train_texts'], dataset.facts['validation_texts']) == (4, 1)
+  assert [text for text, _ in rows_of(dataset, next(dataset.validation_batches()))] == ['a\nb']
+  alone = labelled_text.load_validation(
+    config(others, most_frequent_classes=2), dataset.tokenizer, ['x', 'y']
+  )
+  assert alone.facts['validation_texts'] == 1
+  with pytest.raises(DataError, match="class 'z' is none of those that train"):
+    labelled_text.load_validation(config(others), dataset.tokenizer, ['x', 'y'])
+  with pytest.raises(DataError, match='line 1: no text here or below is of a class that was kept'):
+    labelled_text.load_validation(config(others, most_frequent_classes=2), dataset.tokenizer, ['q'])
