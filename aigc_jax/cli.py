@@ -56,7 +56,7 @@ def parser():
   resume.add_argument('--steps', type=int, help='train to this many steps in all')
 
   evaluate = add('eval', 'evaluate a checkpoint of a run')
-  evaluate.add_argument('run')
+  evaluate.add_argument('run', help='with other fields of its task: --config.task.a=VALUE')
   add_checkpoint(evaluate)
   evaluate.add_argument('--data', metavar='KIND:PLACE', help='other data, whole, such as text:PATH')
   evaluate.add_argument('--json', action='store_true', help='one JSON object')
