@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow_datasets as tfds
 
-from aigc_jax.data import image_sources
+from aigc_jax.data import image_arrays
 
 
 class FashionMnist5k(tfds.core.GeneratorBasedBuilder):
@@ -17,7 +17,7 @@ class FashionMnist5k(tfds.core.GeneratorBasedBuilder):
     features = tfds.features.FeaturesDict(
       {
         'image': tfds.features.Tensor(shape=(28, 28, 1), dtype=np.uint8),
-        'label': tfds.features.ClassLabel(names=list(image_sources.FASHION_MNIST_CLASSES)),
+        'label': tfds.features.ClassLabel(names=list(image_arrays.FASHION_MNIST_CLASSES)),
       }
     )
     return tfds.core.DatasetInfo(
@@ -32,7 +32,7 @@ class FashionMnist5k(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, download_manager):
     del download_manager
-    parts = image_sources.open_images('bundled:fashion_mnist_5k').parts
+    parts = image_arrays.read_bundled(self.name, self.name).parts
     return {split: self._generate_examples(part) for split, part in parts.items()}
 
   def _generate_examples(self, part):

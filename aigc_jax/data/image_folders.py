@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 
-from aigc_jax.data.image_sources import ImageSource, Part, digest_of
+from aigc_jax.data.image_parts import ImageSource, Part, digest_of
 from aigc_jax.errors import DataError, nearest
 
 SUFFIXES = ('.png', '.jpg', '.jpeg')

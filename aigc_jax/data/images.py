@@ -11,7 +11,8 @@ import numpy as np
 
 from aigc_jax.config import Positive, Range
 from aigc_jax.data import batches
-from aigc_jax.data.image_sources import ImageSource, Part, open_images
+from aigc_jax.data.image_parts import ImageSource, Part
+from aigc_jax.data.image_sources import open_images
 from aigc_jax.data.pipeline import Dataset
 from aigc_jax.errors import DataError, nearest
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from aigc_jax.data.image_sources import ImageSource, Part, as_part, numbered_classes
+from aigc_jax.data.image_parts import ImageSource, Part, as_part, numbered_classes
 from aigc_jax.errors import DataError, UsageError, nearest
 
 READ_EXAMPLES = 512  # at a time

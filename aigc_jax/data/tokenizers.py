@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from aigc_jax import errors, files
-from aigc_jax.data import sources
+from aigc_jax.data import image_codes, sources
 from aigc_jax.errors import StorageError, UsageError, nearest
 
 FORMAT = 1
@@ -75,10 +75,8 @@ def load(path) -> Tokenizer:
     if saved['format'] != FORMAT:
       raise StorageError(f'{path}: format {saved["format"]}, and this version reads format {FORMAT}')
     end_of_text = saved.get('end_of_text', False)
-    if saved['name'] == 'image_codes':
-      from aigc_jax.data.image_tokens import ImageTokenizer  # which is made of what this module is for
-
-      return ImageTokenizer(saved)
+    if saved['name'] == image_codes.NAME:
+      return image_codes.ImageTokenizer(saved)
     return {
       'characters': lambda: characters(saved['characters'], end_of_text),
       'bytes': lambda: byte_values(end_of_text),

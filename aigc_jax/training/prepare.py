@@ -8,7 +8,7 @@ import numpy as np
 
 from aigc_jax import data, files, models, run, tasks
 from aigc_jax.config import floats_of
-from aigc_jax.data import image_tokens, tokenizers
+from aigc_jax.data import image_codes, tokenizers
 from aigc_jax.errors import DataError, UsageError, listed, nearest
 from aigc_jax.task import Task
 from aigc_jax.training import checkpoint, optimizer, parallel, step
@@ -102,7 +102,7 @@ def find_tokenizer(config, folder, initial):
 
 def check_initial_tokenizer(config, initial, found, form):
   """Raises UsageError where the run to start from learned other symbols than the config asks for."""
-  source, images = config['data']['source'], found.name == image_tokens.NAME
+  source, images = config['data']['source'], found.name == image_codes.NAME
   if images != (form == 'image_tokens'):
     what = 'codes of images' if images else 'text'
     raise UsageError(
@@ -142,7 +142,7 @@ def image_tokenizer(source):
   _, params, fields = checkpoint.restore_params(checkpoints, 'best', kept_field(config), ('extra',))
   params, facts = jax.device_get(params), files.read_json(found.path / FACTS)
   codes = fields['extra']['codes'] if 'codes' in fields.get('extra', {}) else params.pop('codebook')
-  return image_tokens.make_tokenizer(config, facts['class_names'], params, codes)
+  return image_codes.make_tokenizer(config, facts['class_names'], params, codes)
 
 
 def find_initial(path):

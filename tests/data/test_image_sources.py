@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from aigc_jax.data import image_sources, sources
+from aigc_jax.data import image_arrays, sources
 from aigc_jax.data.image_sources import open_images
 from aigc_jax.errors import DataError
 
@@ -41,9 +41,9 @@ def message_of(name):
 
 def test_hashes_are_those_of_the_table(monkeypatch):
   table = (sources.BUNDLED_FOLDER / 'SOURCES.md').read_text(encoding='utf-8')
-  for file_name, sha256 in image_sources.BUNDLED.values():
+  for file_name, sha256 in image_arrays.BUNDLED.values():
     assert re.search(rf'`{re.escape(file_name)}`.*`{sha256}`', table)
-  monkeypatch.setitem(image_sources.BUNDLED, 'fashion_mnist_5k', ('fashion_mnist_5k.npz', '0' * 64))
+  monkeypatch.setitem(image_arrays.BUNDLED, 'fashion_mnist_5k', ('fashion_mnist_5k.npz', '0' * 64))
   assert 'sha256 is 97e87e70a842' in message_of('bundled:fashion_mnist_5k')
 
 

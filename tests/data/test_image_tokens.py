@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from aigc_jax import data, models
-from aigc_jax.data import image_tokens, tokenizers
+from aigc_jax.data import image_codes, tokenizers
 from aigc_jax.errors import DataError
 from tests import tiny_images
 
@@ -34,7 +34,7 @@ def tokenizer(autoencoder, source, tmp_path_factory):
   """Made, saved, and read back."""
   _, params, codebook = autoencoder
   model = tiny_images.MODELS['vq'] | {'image_shape': [8, 8, 1], 'likelihood': 'bernoulli'}
-  made = image_tokens.make_tokenizer(
+  made = image_codes.make_tokenizer(
     {'model': model, 'data': {'source': source, 'batch_size': 8}}, NAMES, params, codebook
   )
   path = tmp_path_factory.mktemp('tokenizer') / 'tokenizer.json'
@@ -61,7 +61,7 @@ def test_codes_and_images_are_those_of_the_autoencoder(autoencoder, tokenizer, s
   logits, _ = module.apply({'params': params}, expected, codebook, method='from_codes')
   expected = np.asarray(expected).reshape(len(floats), -1)
   assert tokenizer.grid == GRID
-  monkeypatch.setattr(image_tokens, 'ROWS', 16)  # 40 images take three turns, the last one padded
+  monkeypatch.setattr(image_codes, 'ROWS', 16)  # 40 images take three turns, the last one padded
   for pixels in (bytes_, floats):
     found = tokenizer.encode_images(pixels)
     np.testing.assert_array_equal(found, expected)
@@ -76,9 +76,9 @@ def test_what_was_saved_decides_the_hash(autoencoder, tokenizer):
   other = codebook.copy()
   other[0, 0] = np.nextafter(other[0, 0], 9)
   saved = tokenizer.saved
-  again = image_tokens.make_tokenizer(saved, saved['class_names'], params, codebook)
+  again = image_codes.make_tokenizer(saved, saved['class_names'], params, codebook)
   assert again.sha256 == tokenizer.sha256
-  assert image_tokens.make_tokenizer(saved, saved['class_names'], params, other).sha256 != tokenizer.sha256
+  assert image_codes.make_tokenizer(saved, saved['class_names'], params, other).sha256 != tokenizer.sha256
 
 
 def test_a_row_is_the_class_and_then_the_codes(tokenizer, source):

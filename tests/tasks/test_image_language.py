@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aigc_jax import api, models
-from aigc_jax.data import image_tokens
+from aigc_jax.data import image_codes
 from aigc_jax.errors import UsageError
 from aigc_jax.generation import decode
 from aigc_jax.models import Decoder
@@ -168,7 +168,7 @@ def with_other_codes(autoencoder, folder):
 def test_init_from_a_run_on_other_symbols_is_refused(autoencoder, language, tmp_path):
   other = with_other_codes(autoencoder, tmp_path / 'other')
   made = prepare.image_tokenizer(f'run:{other}')
-  assert isinstance(made, image_tokens.ImageTokenizer)
+  assert isinstance(made, image_codes.ImageTokenizer)
   assert made.sha256 != language.tokenizer.sha256
   with pytest.raises(
     UsageError, match=r'config.init_from: .* was trained on the codes of another autoencoder'
