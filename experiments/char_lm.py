@@ -15,8 +15,16 @@ import aigc_jax
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # the recurrent networks' recipe, for a comparison of models alone
-ADAMW = [('optimizer.name', 'adamw'), ('optimizer.learning_rate', 4e-3), ('optimizer.adam_learning_rate', None)]
-ADAMW += [('optimizer.schedule', 'cosine'), ('optimizer.warmup_steps', 50), ('optimizer.final_fraction', 0.05)]
+ADAMW = [
+  ('optimizer.name', 'adamw'),
+  ('optimizer.learning_rate', 2e-3),
+  ('optimizer.adam_learning_rate', None),
+]
+ADAMW += [
+  ('optimizer.schedule', 'cosine'),
+  ('optimizer.warmup_steps', 50),
+  ('optimizer.final_fraction', 0.05),
+]
 ADAMW += [('optimizer.clip_norm', 1.0)]
 FAMILIES = {
   'Elman': ('configs/rnn_lm.py:elman', []),
@@ -29,7 +37,7 @@ FAMILIES = {
 QUICK = [('training.steps', 60), ('training.evaluate_batches', 4), ('training.sample_every', None)]
 
 
-def measure(config, seed, folder, changes + overrides):
+def measure(config, seed, folder, overrides):
   """Trains, or reads what was trained -> (validation loss in nats, parameters, tokens a second)."""
   run = aigc_jax.train(str(ROOT / config), folder, [('seed', seed), *overrides])
   losses = [row['validation/loss'] for row in run.metrics if 'validation/loss' in row]
