@@ -297,10 +297,19 @@ class TrainedRun:
       )
     tasks.complete(config, dataset)  # refuses fields that do not fit
     program = parallel.make_parallel(config, tasks.build, parallel.choose_devices(config, fewer=True))
-    state = jax.device_put(self.state, program.shardings)
-    return hooks.evaluate(
-      program, program.put_floats(floats_of(config)), state, dataset, tasks.build(config).report
-    )
+    floats = program.put_floats(floats_of(config))
+    state = jax.device_put(self.state_like(program, floats, dataset), program.shardings)
+    return hooks.evaluate(program, floats, state, dataset, tasks.build(config).report)
+
+  def state_like(self, program, floats, dataset):
+    """The state with `extra` in the structure that its task gives it: what was restored is nested dicts."""
+    batch = next(dataset.validation_batches(), None)
+    if batch is None or not self.state.extra:
+      return self.state
+    made = jax.eval_shape(program.init, floats, self.state.key, batch).extra
+    found = checkpoint.flat(self.state.extra)
+    leaves = [found[path] for path in checkpoint.flat(made)]
+    return self.state._replace(extra=jax.tree.unflatten(jax.tree.structure(made), leaves))
 
   def with_task(self, overrides):
     """The config with other values in fields of its task. Raises UsageError for those of other sections."""

@@ -61,7 +61,8 @@ class Task(NamedTuple):
 
   init(key, batch) -> (params, extra).
   loss(params, extra, batch, context) -> (total, (weight, extra, metrics)): `total` () the sum of losses over what
-    counts, `weight` () how much counts, `metrics` {name: (sum, weight)}.
+    counts, `weight` () how much counts, `metrics` {name: (sum, weight)}. In an evaluation, `extra` is handed on to
+    the next batch of the split and forgotten after the last.
   collect(params, extra, batch, context) -> (extra, batch): makes the batch to learn from (masks tokens, draws views,
     acts in an environment). Sees the whole step's batch, before microbatches; no gradient passes through it. Where
     the data set lives on the device, batch['resident'] is all of it, and what is returned has rows alone.

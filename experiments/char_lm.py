@@ -3,8 +3,8 @@
   python experiments/char_lm.py [--seeds=0,1,2] [--steps=1500] [--workdir=runs/char_lm] [--quick]
 
 Every family trains 1,500 steps of 1,024 tokens, all by AdamW but the last, at the learning rate that did better for
-it than half and twice of it. Windows of the validation text begin without context, for all of them. Typed again, it
-goes on where it was: each run is a folder.
+it than half and twice of it. Windows of the validation text begin without context, but for the LSTM that carries its
+state there too. Typed again, it goes on where it was: each run is a folder.
 """
 
 import argparse

@@ -58,5 +58,5 @@ def run(config, steps=3, devices=1, batches=batch_at):
   for i in range(steps):
     state, metrics = program.step(floats, state, program.put_batch(batches(i)))
     losses.append(float(metrics['loss']))
-  sums = jax.device_get(program.evaluate(floats, state, program.put_batch(batches(99))))
+  sums = jax.device_get(program.evaluate(floats, state, program.put_batch(batches(99)))[0])
   return np.array(losses), state, sums

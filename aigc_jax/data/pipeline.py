@@ -96,7 +96,8 @@ def _dataset(config, text):
       train_batch, steps = lambda step: read(*rows_of(step)), rows.count / batch_size
     facts = facts | {'steps_per_epoch': round(steps, 2)}
   validation = text.splits['validation']
-  rows = packed_rows(validation, length) if documents else windows(validation, length)
+  parts = batch_size if config['packing'] == 'contiguous' else 1
+  rows = packed_rows(validation, length) if documents else windows(validation, length, parts)
   validation_size = -(-rows.count // batch_size)
 
   def validation_batches():
@@ -104,8 +105,10 @@ def _dataset(config, text):
       chosen = np.arange(first, min(first + batch_size, rows.count))
       batch = rows.read(chosen, np.zeros_like(chosen))
       batch['characters'] = counts[batch['targets']] * batch['mask']
+      if config['packing'] == 'contiguous':
+        batch['begins'] = np.full(batch_size, first == 0, np.float32)
       padding = ((0, batch_size - len(chosen)), (0, 0))
-      yield {name: np.pad(array, padding) for name, array in batch.items()}
+      yield {name: np.pad(array, padding[: array.ndim]) for name, array in batch.items()}
 
   return Dataset(text.tokenizer, train_batch, validation_batches, validation_size, facts)
 
@@ -176,14 +179,17 @@ def contiguous(config, split: Split, length: int, batch_size: int):
   return train_batch, steps
 
 
-def windows(split: Split, length: int) -> Rows:
-  """Every target of the split once, in order; the last window ends in padding."""
+def windows(split: Split, length: int, parts: int = 1) -> Rows:
+  """Every target of the split once. The split is cut into `parts`, whose windows come in turn; each ends in padding."""
   targets = len(split.tokens) - 1
+  size = -(-targets // parts)  # targets of a part
 
   def read(rows, epochs):
     del epochs
-    places = (rows * length)[:, None] + np.arange(length)  # [batch, time]
-    inside = places < targets
+    turn, part = np.divmod(rows, parts)
+    within = (turn * length)[:, None] + np.arange(length)  # [batch, time]
+    places = (part * size)[:, None] + within
+    inside = (within < size) & (places < targets)
     places = np.where(inside, places, 0)
     return {
       'inputs': np.where(inside, split.tokens[places], 0).astype(np.int32),
@@ -191,7 +197,7 @@ def windows(split: Split, length: int) -> Rows:
       'mask': inside.astype(np.float32),
     }
 
-  return Rows(-(-targets // length), read)
+  return Rows(-(-size // length) * parts, read)
 
 
 def packed_rows(split: Split, length: int) -> Rows:

@@ -91,7 +91,7 @@ def build(config):
     apply = functools.partial(
       model.apply, {'params': params}, batch['inputs'], train=context.train, rngs={'dropout': context.key}
     )
-    if carries and context.train:
+    if carries:
       logits, carry = apply(restarted(extra['carry'], batch['begins']), method='carried')
       extra = {'carry': jax.lax.stop_gradient(carry)}
     else:

@@ -77,8 +77,9 @@ def evaluate(parallel, floats, state, dataset, report, batches=None):
   for i, batch in enumerate(dataset.validation_batches()):
     if batches is not None and i >= batches:
       break
-    found = jax.device_get(parallel.evaluate(floats, state, parallel.put_batch(batch)))
-    found = jax.tree.map(np.float64, found)  # {name: (sum, weight)}, numbers or arrays
+    found, extra = parallel.evaluate(floats, state, parallel.put_batch(batch))
+    state = state._replace(extra=extra)  # a carried hidden state goes on through the split
+    found = jax.tree.map(np.float64, jax.device_get(found))  # {name: (sum, weight)}, numbers or arrays
     sums = found if sums is None else jax.tree.map(np.add, sums, found)
   if sums is None:
     raise DataError('the validation split holds no batch; raise config.data.validation_fraction')

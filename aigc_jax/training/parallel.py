@@ -85,7 +85,8 @@ def make_parallel(config, build_task, devices):
   init, step, evaluate = make_program(config, build_task)
   if config['parallel']['mode'] == 'pmap':
     _, step, evaluate = make_program(config, build_task, AXIS)
-    step, evaluate = by_device(step, mesh, specs, (specs, P())), by_device(evaluate, mesh, specs, P())
+    step = by_device(step, mesh, specs, (specs, P()))
+    evaluate = by_device(evaluate, mesh, specs, (P(), specs.extra))
   return Parallel(
     mesh,
     jax.jit(init, out_shardings=shardings),
@@ -95,7 +96,11 @@ def make_parallel(config, build_task, devices):
       out_shardings=(shardings, replicated),
       donate_argnums=1,
     ),
-    jax.jit(evaluate, in_shardings=(replicated, shardings, None), out_shardings=replicated),
+    jax.jit(
+      evaluate,
+      in_shardings=(replicated, shardings, None),
+      out_shardings=(replicated, shardings.extra),
+    ),
     shardings,
     rows,
     replicated,

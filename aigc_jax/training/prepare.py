@@ -182,7 +182,7 @@ def check_by_shapes(config, dataset, task, initial):
   if training['freeze'] is not None:
     check_freeze(training['freeze'], state, params)
   if by_metric:
-    metrics = jax.eval_shape(program.evaluate, floats, state, next(dataset.validation_batches()))
+    metrics, _ = jax.eval_shape(program.evaluate, floats, state, next(dataset.validation_batches()))
     ones = {name: np.ones(total.shape) for name, (total, _) in metrics.items()}
     check_metric(training['best_metric'], task.report(ones))
   if initial is not None:

@@ -25,7 +25,7 @@ class Program(NamedTuple):
 
   init: Callable  # floats, key, batch -> State
   step: Callable  # floats, state, batch -> State, {name: () array}
-  evaluate: Callable  # floats, state, batch -> {name: (sum, weight)}
+  evaluate: Callable  # floats, state, batch -> {name: (sum, weight)}, extra for the next batch of the split
 
 
 def make_program(config, build_task, axis=None):
@@ -202,9 +202,9 @@ def make_evaluate(config, builder, axis):
     key = jax.random.fold_in(state.key, EVALUATION)  # the same noise at every evaluation
     context = Context(key, state.step, False, axis)
     if task.evaluate is not None:
-      return context.sum(task.evaluate(params, state.extra, batch, context))
-    total, (weight, _, metrics) = task.loss(params, state.extra, batch, context)
-    return context.sum({'loss': (total, weight), **metrics})
+      return context.sum(task.evaluate(params, state.extra, batch, context)), state.extra
+    total, (weight, extra, metrics) = task.loss(params, state.extra, batch, context)
+    return context.sum({'loss': (total, weight), **metrics}), extra
 
   return evaluate
 

@@ -1,5 +1,7 @@
 """Rows that go on from batch to batch: what a carried state needs."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -45,3 +47,21 @@ def test_a_text_too_short_for_all_rows_is_one_line(config):
     data.load(config | {'batch_size': 300})
   assert 'too few for 300 rows' in str(error.value)
   assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('rows', [1, 4, 7])
+def test_the_validation_split_is_read_once_in_as_many_parts(config, rows):
+  dataset = data.load(config | {'batch_size': rows})
+  text = dataset.tokenizer.encode(''.join(f'{i:04x}' for i in range(1000)))[3600:]
+  batches = list(dataset.validation_batches())
+  assert len(batches) == dataset.validation_size == math.ceil(math.ceil(399 / rows) / LENGTH)
+  read = {
+    name: np.concatenate([batch[name] for batch in batches], 1) for name in ('inputs', 'targets', 'mask')
+  }
+  real = read['mask'] > 0
+  np.testing.assert_array_equal(read['inputs'][real], text[:-1])
+  np.testing.assert_array_equal(read['targets'][real], text[1:])
+  assert (np.diff(read['mask'], axis=1) <= 0).all(), 'padding is at the end of a part'
+  assert [batch['begins'].tolist() for batch in batches] == [
+    [float(i == 0)] * rows for i in range(len(batches))
+  ]

@@ -100,7 +100,7 @@ def test_beta_is_an_input_of_the_program():
   program.evaluate(floats(1.0), state, batch)
   with count_compilations() as later:
     for beta in (0.0, 1.0, 3.0):
-      sums = program.evaluate(floats(beta), state, batch)
+      sums, _ = program.evaluate(floats(beta), state, batch)
       means.append({name: float(s) for name, (s, _) in sums.items() if s.ndim == 0})
   assert not later
   assert means[0]['loss'] == pytest.approx(means[0]['reconstruction'], rel=1e-6)

@@ -58,7 +58,7 @@ def run(devices=1, mode='mesh', name='resnet'):
   return (
     np.array(seen),
     state,
-    jax.device_get(program.evaluate(floats, state, program.put_batch(batch_at(99)))),
+    jax.device_get(program.evaluate(floats, state, program.put_batch(batch_at(99)))[0]),
   )
 
 

@@ -54,7 +54,7 @@ def run(experiment, devices=1, rate=1e-2, **sections):
     state, metrics = program.step(floats, state, program.put_batch(batch_at(experiment, i)))
     seen.append([float(metrics['loss']), float(metrics['gradient_norm'])])
   batches = list(experiment.dataset.validation_batches())[-2:]
-  sums = [jax.device_get(program.evaluate(floats, state, program.put_batch(batch))) for batch in batches]
+  sums = [jax.device_get(program.evaluate(floats, state, program.put_batch(batch))[0]) for batch in batches]
   return np.array(seen), state, sums
 
 

@@ -88,7 +88,7 @@ def run(name, lane=1, devices=1, **sections):
 
 
 def evaluation(program, floats, state):
-  sums = program.evaluate(floats, state, program.put_batch(batch_at(99)))
+  sums = program.evaluate(floats, state, program.put_batch(batch_at(99)))[0]
   return {name: float(value / weight) for name, (value, weight) in sums.items()}
 
 
@@ -105,7 +105,7 @@ def run_lanes(name):
   for i in range(STEPS):
     state, metrics = step(floats, state, batch_at(i))
     losses.append(np.asarray(metrics['loss']))
-  sums = jax.jit(evaluate)(floats, state, batch_at(99))
+  sums, _ = jax.jit(evaluate)(floats, state, batch_at(99))
   own = state._replace(frozen=None), {name: value / weight for name, (value, weight) in sums.items()}
   found = []
   for lane, lane_losses in enumerate(np.stack(losses, 1)):
