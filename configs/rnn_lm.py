@@ -3,7 +3,7 @@
   aigc train --config=configs/rnn_lm.py                an LSTM
   aigc train --config=configs/rnn_lm.py:gru            the gated recurrent unit
   aigc train --config=configs/rnn_lm.py:elman          h_t = tanh(W_hh h_{t-1} + W_xh x_t + b_h)
-  aigc train --config=configs/rnn_lm.py:stateful       an LSTM whose state goes on from batch to batch
+  aigc train --config=configs/rnn_lm.py:stateful       a GRU whose state goes on from batch to batch
 
 Their sizes are those of configs/transformer_lm.py's quick start, 0.8 million parameters.
 """
@@ -18,7 +18,8 @@ VARIANTS = ('', *SIZES, 'stateful')
 def get_config(variant=''):
   if variant not in VARIANTS:
     raise ValueError(f'no variant {variant!r}; there are {", ".join(VARIANTS[1:])}')
-  cell = variant if variant in SIZES else 'lstm'
+  # a GRU's state stays within -1 and 1, while the cells of an LSTM that is never reset grow into the thousands
+  cell = {'': 'lstm', 'stateful': 'gru'}.get(variant, variant)
   layers, width, learning_rate = SIZES[cell]
   config = ml_collections.ConfigDict()
   config.seed = 0

@@ -3,7 +3,7 @@
   python experiments/char_lm.py [--seeds=0,1,2] [--steps=1500] [--workdir=runs/char_lm] [--quick]
 
 Every family trains 1,500 steps of 1,024 tokens, all by AdamW but the last, at the learning rate that did better for
-it than half and twice of it. Windows of the validation text begin without context, but for the LSTM that carries its
+it than half and twice of it. Windows of the validation text begin without context, but for the GRU that carries its
 state there too. Typed again, it goes on where it was: each run is a folder.
 """
 
@@ -30,7 +30,7 @@ FAMILIES = {
   'Elman': ('configs/rnn_lm.py:elman', []),
   'GRU': ('configs/rnn_lm.py:gru', []),
   'LSTM': ('configs/rnn_lm.py:lstm', []),
-  'LSTM, state carried': ('configs/rnn_lm.py:stateful', []),
+  'GRU, state carried': ('configs/rnn_lm.py:stateful', []),
   'Transformer': ('configs/transformer_lm.py', ADAMW),
   'Transformer, Muon': ('configs/transformer_lm.py', []),
 }
