@@ -12,7 +12,7 @@ from aigc_jax.config import Fraction, NonNegative, Positive, fields_of
 from aigc_jax.errors import UsageError, listed
 from aigc_jax.task import Context, Task
 from aigc_jax.tasks import confusion
-from aigc_jax.tasks.augmentation import random_crop, random_flip, random_jitter
+from aigc_jax.tasks.augmentation import dynamic_binarization, random_crop, random_flip, random_jitter
 from aigc_jax.tasks.images import as_floats, gather
 from aigc_jax.tasks.losses import softmax_cross_entropy
 
@@ -88,7 +88,7 @@ def build(config):
   """A Task from a resolved config whose floats may be traced. Batches are those of images or of labelled texts."""
   task = config['task']
   model = models.build(config['model'], jnp.dtype(config['training']['precision']))
-  classes = config['model']['classes']
+  classes, binarizes = config['model']['classes'], config['data'].get('binarization') == 'dynamic'
 
   apply = applied(model)
 
@@ -98,7 +98,11 @@ def build(config):
     return variables.pop('params'), variables
 
   def collect(params, extra, batch, context):
-    return extra, augment(task, gather(batch), context.key)
+    batch, key = gather(batch), context.key
+    if binarizes:
+      key, pixel_key = jax.random.split(key)
+      batch = batch | {'images': dynamic_binarization(pixel_key, batch['images'])}
+    return extra, augment(task, batch, key)
 
   def loss(params, extra, batch, context):
     logits, extra = apply(params, extra, batch, context)

@@ -186,6 +186,20 @@ def test_collect_augments_images_of_resident_and_other_batches_alike():
   np.testing.assert_array_equal(untouched['images'], taken['images'])
 
 
+@pytest.mark.parametrize('flip', [False, True])
+def test_binary_images_are_drawn_anew_where_they_are_dynamic(flip):
+  """The validation split is binary, so what trains must be."""
+  data = {'source': 'npz:images.npz', 'binarization': 'dynamic'}
+  task, batch = classification.build(small_config('mlp', data=data, task={'flip': flip})), batch_at(0)
+  drawn = [
+    np.asarray(task.collect({}, {}, batch, Context(jax.random.key(seed), jnp.int32(0), True))[1]['images'])
+    for seed in (3, 4)
+  ]
+  assert set(np.unique(drawn)) == {0.0, 1.0}
+  assert (drawn[0] != drawn[1]).any()
+  assert np.mean(drawn) == pytest.approx(batch['images'].mean() / 255, abs=0.1)
+
+
 def dataset_of(facts, batches=(), tokenizer=None):
   return types.SimpleNamespace(facts=facts, validation_batches=lambda: iter(batches), tokenizer=tokenizer)
 
