@@ -100,7 +100,7 @@ def great_circle(first, last, number):
   lengths = np.linalg.norm(first), np.linalg.norm(last)
   angle = np.arccos(np.clip(first @ last / (lengths[0] * lengths[1]), -1, 1))
   share = np.linspace(0, 1, number)[:, None]
-  if angle < 1e-4:
+  if np.sin(angle) < 1e-4:  # of one direction, or of opposite ones, as every two points of a line are
     return ((1 - share) * first + share * last).astype(np.float32)
   parts = np.sin((1 - share) * angle) * first + np.sin(share * angle) * last
   return (parts / np.sin(angle)).astype(np.float32)

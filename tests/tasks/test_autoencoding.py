@@ -9,6 +9,7 @@ from aigc_jax import models, tasks
 from aigc_jax.config import floats_of
 from aigc_jax.errors import UsageError
 from aigc_jax.task import Context
+from aigc_jax.tasks.autoencoding_pictures import great_circle
 from aigc_jax.training import parallel
 from tests import ppca
 from tests.compilations import count_compilations
@@ -230,6 +231,12 @@ def test_the_prior_draws_classes():
   assert np.abs(np.diff(columns, axis=1)).sum((0, 2)).min() > 0
   with pytest.raises(UsageError, match='label 3: the classes are 0 to 2'):
     draw(4, label=3)
+
+
+@pytest.mark.parametrize('last', [[0.5], [-0.5]])
+def test_a_way_along_one_latent_stays_between_its_ends(last):
+  points = great_circle(np.float32([1.0]), np.float32(last), 5)
+  np.testing.assert_allclose(points[:, 0], np.linspace(1.0, last[0], 5), atol=0.05)
 
 
 def test_what_has_no_prior_or_classes_draws_nothing():
