@@ -23,6 +23,7 @@ CHECKS = {
   'transformer_classifier': transformer_classifier.check,
   'autoencoder': autoencoder.check,
   'vq_autoencoder': vq_autoencoder.check,
+  'resnet': classifier.check,
 }
 
 

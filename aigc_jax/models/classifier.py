@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from aigc_jax.config import Fraction, NonNegative, Positive, Range
+from aigc_jax.errors import UsageError
 from aigc_jax.models.convolutions import RECTIFIED, Convolution, max_pool
 from aigc_jax.models.layers import ACTIVATIONS, Dense, Dropout
 from aigc_jax.models.normalization import BatchNorm
@@ -127,3 +128,9 @@ def dense(model, x, features, init_scale, name):
 def rectified(model):
   """`init_scale` of what a rectifier follows (He et al. 2015, eq. 10)."""
   return model.init_scale * RECTIFIED
+
+
+def check(config):
+  """Rules across the fields of a config of `ResidualNetwork`. Raises UsageError."""
+  if not config['channels']:
+    raise UsageError('config.model.channels: is empty; it takes those of one stage or more, as in 32,64,128')

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from aigc_jax import models
+from aigc_jax.errors import UsageError
 from aigc_jax.models import classifier, convolutions
 from aigc_jax.models.normalization import BatchNorm
 
@@ -174,6 +176,11 @@ def test_any_image_size(name, shape):
   model = MODELS[name].clone(image_shape=shape)
   variables = jax.eval_shape(model.init, jax.random.key(0), images((2, *shape)))
   assert jax.eval_shape(model.apply, variables, images((2, *shape))).shape == (2, 3)
+
+
+def test_a_residual_network_without_stages_is_refused():
+  with pytest.raises(UsageError, match='channels: is empty'):
+    models.check({'name': 'resnet', 'channels': ()})
 
 
 @pytest.mark.parametrize('name', MODELS)
