@@ -29,7 +29,10 @@ def load(data_config: dict[str, Any], tokenizer: ImageTokenizer) -> Dataset:
   and 'mask' (float32, 0 at the padding of the last validation batch). Raises UsageError and DataError.
   """
   config = batches.checked(ImageTokensData, data_config)
-  *parts, facts = images.read(batches.checked(images.ImageData, tokenizer.saved['data']))
+  given = batches.checked(images.ImageData, tokenizer.saved['data'])
+  if given['binarization'] == 'dynamic':  # an image has one row of tokens, so its pixels are drawn once
+    given = given | {'binarization': 'fixed'}
+  *parts, facts = images.read(given)
   train, validation = (_tokens(tokenizer, part) for part in parts)
   rows_of = batches.shuffled_rows(len(train['inputs']), config['batch_size'], config['seed'])
 

@@ -64,6 +64,7 @@ def read(config) -> tuple[Part, Part, dict[str, Any]]:
   _check_sizes(config, train, validation)
   if config['binarization'] == 'fixed':
     train = Part(binarized(train.images, config['seed'], 'train'), train.labels)
+  validation = _binary_validation(config, validation)
   facts = _facts(config, source, split, train, validation)
   if config['validation_source']:
     facts |= {'validation_source': other.name, 'validation_sha256': other.sha256}
@@ -91,6 +92,7 @@ def load_validation(data_config: dict[str, Any], class_names=None, image_shape=N
   name = next(reversed(source.parts))
   split = 'all of it validates' if name == 'all' else f"the source's own {name!r} validates"
   source = source._replace(class_names=tuple(class_names or source.class_names))
+  part = _binary_validation(config, part)
   return _dataset(config, None, part, _facts(config, source, split, None, part))
 
 
@@ -159,10 +161,15 @@ def binarized(images: np.ndarray, seed: int, part: str) -> np.ndarray:
   return drawn
 
 
+def _binary_validation(config, part):
+  """The images that validate, drawn once where the config asks for binary ones."""
+  if config['binarization'] is None:
+    return part
+  return Part(binarized(part.images, config['seed'], 'validation'), part.labels)
+
+
 def _dataset(config, train, validation, facts):
   batch_size = config['batch_size']
-  if config['binarization']:
-    validation = Part(binarized(validation.images, config['seed'], 'validation'), validation.labels)
   validation_batches = functools.partial(batches.padded_batches, validation._asdict(), batch_size)
   size = -(-len(validation.images) // batch_size)
   if train is None:

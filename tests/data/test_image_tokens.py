@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from aigc_jax import data, models
-from aigc_jax.data import image_codes, tokenizers
+from aigc_jax.data import image_codes, images, tokenizers
 from aigc_jax.errors import DataError
 from tests import tiny_images
 
@@ -117,6 +117,18 @@ def check_validation(dataset, tokenizer, images, labels):
 def test_validation_is_every_image_once_and_padding_counts_nothing(tokenizer, source):
   dataset = data.load({'source': 'run:vq', 'batch_size': 8}, tokenizer, 'image_tokens')
   check_validation(dataset, tokenizer, *arrays_of(source, 'test'))
+
+
+@pytest.mark.parametrize('how', ['fixed', 'dynamic'])
+def test_tokens_are_of_binary_images_where_the_autoencoder_saw_such(tokenizer, source, how):
+  seen = tokenizer.saved['data'] | {'binarization': how}
+  binary = image_codes.ImageTokenizer(tokenizer.saved | {'data': seen})
+  dataset = data.load({'source': 'run:vq', 'batch_size': 8}, binary, 'image_tokens')
+  drawn = lambda part, name: images.binarized(arrays_of(source, part)[0], 0, name)
+  rows = np.concatenate([dataset.train_batch(step)['targets'] for step in range(5)])
+  expected = binary.encode_images(drawn('train', 'train'))
+  assert sorted(rows.tolist()) == sorted(expected.tolist())
+  check_validation(dataset, binary, drawn('test', 'validation'), arrays_of(source, 'test')[1])
 
 
 def test_validation_on_other_images(tokenizer, tmp_path):
