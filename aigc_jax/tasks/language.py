@@ -69,6 +69,10 @@ def check_carry(config):
   name, packing = config['model']['name'], config['data'].get('packing')
   if name != 'rnn':
     raise UsageError(f'config.task.carry_state: {name!r} has no state to carry; use --config.model.name=rnn')
+  if config['data']['source'].startswith('run:'):
+    raise UsageError(
+      'config.task.carry_state: rows of image tokens do not go on from batch to batch; leave it off'
+    )
   if packing != 'contiguous':
     raise UsageError(
       f'config.task.carry_state: with config.data.packing = {packing!r} a batch does not go on where the last one '

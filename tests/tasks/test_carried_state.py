@@ -6,6 +6,8 @@ import pytest
 
 from aigc_jax import api, models, tasks
 from aigc_jax.config import floats_of
+from aigc_jax.errors import UsageError
+from aigc_jax.tasks import language
 from aigc_jax.tasks.losses import softmax_cross_entropy
 from aigc_jax.training import hooks, parallel, prepare
 from tests import tiny
@@ -68,3 +70,9 @@ def test_training_reads_on_where_the_last_batch_ended(experiment):
     losses.append(float(metrics['loss']))
   nats = nats_of(experiment, params, parts_of(batches))
   np.testing.assert_allclose(losses, nats.reshape(ROWS, 3, -1).mean((0, 2)), rtol=1e-5)
+
+
+def test_rows_of_image_tokens_cannot_be_carried_on():
+  made = {'task': {'carry_state': True}, 'model': {'name': 'rnn'}, 'data': {'source': 'run:vq'}}
+  with pytest.raises(UsageError, match='rows of image tokens do not go on from batch to batch'):
+    language.check_carry(api.read_config({'task': {'name': 'language'} | made.pop('task')} | made))
