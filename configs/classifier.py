@@ -4,7 +4,7 @@
   aigc train --config=configs/classifier.py:cnn           two convolutions, with dropout (also without a variant)
   aigc train --config=configs/classifier.py:resnet        a residual network with batch normalization
   aigc train --config=configs/classifier.py:cnn_full      the same on all 60,000 images, minutes
-  aigc train --config=configs/classifier.py:resnet_full   half an hour on a laptop
+  aigc train --config=configs/classifier.py:resnet_full   the larger one: 20 epochs, half an hour and more on a laptop
 
 The first three learn from the 4,000 training images that come with the package. The full set is looked for where
 Debian's package dataset-fashion-mnist puts it; elsewhere: --config.data.source=idx:FOLDER. Own images, a folder for
