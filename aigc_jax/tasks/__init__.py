@@ -16,13 +16,11 @@ class Kind(NamedTuple):
   data: tuple  # forms of data that it learns from
 
 
-AUTOENCODERS = ('autoencoder', 'vq_autoencoder')
-CLASSIFIERS = ('mlp', 'cnn', 'resnet', 'rnn_classifier', 'transformer_classifier')
 KINDS = {
   'language': Kind(language, language.LanguageConfig, ('transformer', 'rnn'), ('text', 'image_tokens')),
-  'autoencoding': Kind(autoencoding, autoencoding.AutoencodingConfig, AUTOENCODERS, ('images',)),
+  'autoencoding': Kind(autoencoding, autoencoding.AutoencodingConfig, autoencoding.MODELS, ('images',)),
   'classification': Kind(
-    classification, classification.ClassificationConfig, CLASSIFIERS, ('images', 'labelled_text')
+    classification, classification.ClassificationConfig, classification.MODELS, ('images', 'labelled_text')
   ),
 }
 SCHEMAS = {name: kind.schema for name, kind in KINDS.items()}

@@ -16,6 +16,7 @@ from aigc_jax.tasks.augmentation import dynamic_binarization, random_crop, rando
 from aigc_jax.tasks.images import as_floats, gather
 from aigc_jax.tasks.losses import softmax_cross_entropy
 
+MODELS = ('mlp', 'cnn', 'resnet', 'rnn_classifier', 'transformer_classifier')
 NAMED_CLASSES = 20  # with more classes than these, accuracies of single classes stay out of the metrics
 MISTAKES = 24  # images of mistakes that are shown
 
@@ -63,8 +64,8 @@ def check_kind(config, kind):
   """Raises UsageError where the model, or a change of images, is not for the `kind` of examples."""
   task, model, source = config['task'], config['model'], config['data']['source']
   what = 'images' if kind == 'image_shape' else 'texts'
-  if kind not in model or 'classes' not in model:
-    fitting = [n for n, schema in models.SCHEMAS.items() if {kind, 'classes'} <= set(fields_of(schema))]
+  if kind not in model or model['name'] not in MODELS:
+    fitting = [n for n in MODELS if kind in fields_of(models.SCHEMAS[n])]
     raise UsageError(
       f'config.model.name: {model["name"]!r} does not classify {what}, which {source} holds; '
       f'those that do are {listed(fitting)}'

@@ -255,3 +255,10 @@ def test_what_does_not_go_together_is_refused(changes, facts, words):
   with pytest.raises(UsageError, match=words) as error:
     classification.complete(small_config('mlp', model=changes), dataset_of(facts))
   assert '\n' not in str(error.value)
+
+
+def test_models_that_classify_are_offered():
+  """An autoencoder has classes and reads images, and is none."""
+  given = {'model': {'name': 'rnn_classifier'}, 'data': {'source': 'npz:FILE'}, 'task': {}}
+  with pytest.raises(UsageError, match=r'those that do are mlp, cnn, resnet$'):
+    classification.check_kind(given, 'image_shape')
