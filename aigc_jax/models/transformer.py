@@ -244,7 +244,7 @@ def check(config):
   if config['head_width'] is None and width % heads:
     raise UsageError(
       f'config.model.heads: {heads} heads do not divide config.model.width = {width}; set head_width, or choose '
-      f'among {", ".join(str(n) for n in range(1, min(width, 65)) if width % n == 0)}'
+      f'among {", ".join(str(n) for n in range(1, min(width, 64) + 1) if width % n == 0)}'
     )
   if heads % groups:
     raise UsageError(

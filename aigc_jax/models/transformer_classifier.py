@@ -88,7 +88,7 @@ def check(config):
   if width % heads:
     raise UsageError(
       f'config.model.heads: {heads} heads do not divide config.model.width = {width}; choose among '
-      f'{", ".join(str(n) for n in range(1, min(width, 65)) if width % n == 0)}'
+      f'{", ".join(str(n) for n in range(1, min(width, 64) + 1) if width % n == 0)}'
     )
   if config['positions'] == 'rotary' and width // heads % 2:
     raise UsageError(
