@@ -15,7 +15,7 @@ from aigc_jax.config import Fraction, NonNegative, Positive, Range, UnitInterval
 from aigc_jax.training.muon import scale_by_muon
 
 # Matrices at these paths are tables of symbols, or scores of symbols; others map hidden to hidden vectors.
-OUTER = re.compile(r'(^|/)(embed\w*|head)(/|$)')
+OUTER = re.compile(r'(^|/)(embed\w*|head|codebook)(/|$)')
 # Into attention's heads: [width, heads, head_width], a matrix for each head.
 INTO_HEADS = re.compile(r'(^|/)(query|key|value)/kernel$')
 

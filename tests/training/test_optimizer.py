@@ -270,8 +270,9 @@ def test_muon_leaves_a_zero_gradient_at_zero():
 
 
 def test_muon_takes_hidden_matrices_and_adam_the_rest():
-  params = PARAMS | {'head': {'kernel': jnp.ones((4, 5))}}
+  params = PARAMS | {'head': {'kernel': jnp.ones((4, 5))}, 'codebook': jnp.ones((6, 4))}
   labels = muon_labels(params)
+  assert labels['codebook'] == 'other', 'a table of symbols, as embeddings are'
   assert labels['embed']['token'] == labels['head']['kernel'] == labels['final_norm']['scale'] == 'other'
   assert labels['block_0']['mlp'] == {'up': {'kernel': 'hidden'}, 'down': {'kernel': 'hidden'}}
   config = config_of(name='muon', learning_rate=0.0, adam_learning_rate=0.1, schedule='constant')
