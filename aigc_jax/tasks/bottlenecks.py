@@ -73,7 +73,8 @@ def quantized(task, vectors, codebook, extra, mask, context):
     counts = context.sum(members.sum(0))  # [codes]
     metrics['codebook_perplexity'] = jnp.full_like(mask, perplexity(counts))
     if extra:
-      extra = moved(task, extra, counts, context.sum(members.T @ rows), rows, weights, context)
+      sums = jnp.matmul(members.T, rows, precision='highest')  # [codes, code_width], in float32 everywhere
+      extra = moved(task, extra, counts, context.sum(sums), rows, weights, context)
   return Coded(latents, cost, metrics, extra)
 
 

@@ -120,3 +120,11 @@ def test_free_bits_are_charged_for_each_dimension():
     'the metric is the divergence itself'
   )
   assert float(of(kl_warmup_steps=12.0).cost[0]) == pytest.approx(2 * 0.25 * 4.505)
+
+
+def test_codes_are_found_and_moved_with_all_digits_of_float32():
+  """Accelerators multiply matrices with fewer, unless they are told."""
+  lowered = jax.jit(lambda x: squeeze(book(), x).extra).lower(vectors()).as_text()
+  products = [line for line in lowered.splitlines() if 'dot_general' in line]
+  assert len(products) == 2
+  assert all('HIGHEST' in line for line in products)
