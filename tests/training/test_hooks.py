@@ -9,6 +9,7 @@ from matplotlib import image
 
 from aigc_jax import files
 from aigc_jax.errors import DataError
+from aigc_jax.task import State
 from aigc_jax.training import console, hooks
 
 
@@ -106,9 +107,10 @@ def evaluation(batches, **training):
   evaluated, rows = [], Rows()
 
   def evaluate(floats, state, batch):
+    assert state.extra == len(evaluated), 'what the batch before left'
     evaluated.append(batch)
     total, weight = batch
-    return {'loss': (total, weight), 'accuracy': (weight / 2, weight)}
+    return {'loss': (total, weight), 'accuracy': (weight / 2, weight)}, len(evaluated)
 
   training = {'patience': None, 'best_metric': 'validation/loss', 'evaluate_every': 5} | training
   hook = hooks.evaluation(
@@ -134,8 +136,10 @@ BATCHES = [(8.0, 4.0), (9.0, 1.0), (0.0, 0.0), (5.0, 5.0)]  # the mean of their 
 def test_evaluation_of_the_first_batches_is_the_mean_over_just_these(count, mean):
   hook, rows, evaluated = evaluation(BATCHES, evaluate_batches=count)
   assert hook.every == 5
-  assert not hook.call(10, 'state')
+  state = State(10, {}, None, (), None, 0, None)
+  assert not hook.call(10, state)
   assert evaluated == BATCHES[:count]
+  assert state.extra == 0
   ((step, values),) = rows
   del values['time/evaluation_seconds']
   means = {'validation/loss': mean, 'validation/accuracy': 0.5, 'validation/twice': 2 * mean}
