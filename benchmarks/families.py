@@ -36,12 +36,12 @@ def recurrent(cell):
   )
 
 
-def variational(source='bundled:fashion_mnist_5k'):
+def variational():
   return Family(
     {
       'task': {'name': 'autoencoding'},
       'model': {'name': 'autoencoder', 'widths': (400,), 'latent_width': 20},
-      'data': {'source': source, 'batch_size': 128, 'binarization': 'dynamic'},
+      'data': {'source': 'bundled:fashion_mnist_5k', 'batch_size': 128, 'binarization': 'dynamic'},
     },
     peers.VariationalAutoencoder,
     peers.variational_loss,

@@ -3,8 +3,9 @@
   python experiments/char_lm.py [--seeds=0,1,2] [--steps=1500] [--workdir=runs/char_lm] [--quick]
 
 Every family trains 1,500 steps of 1,024 tokens, all by AdamW but the last, at the learning rate that did better for
-it than half and twice of it. Windows of the validation text begin without context, but for the GRU that carries its
-state there too. Typed again, it goes on where it was: each run is a folder.
+it than half and twice of it (with its state carried the GRU keeps its rate). Windows of the validation text begin
+without context, but for the GRU that carries its state there too. Typed again, it goes on where it was: each run is a
+folder.
 """
 
 import argparse
