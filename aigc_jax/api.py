@@ -13,6 +13,7 @@ from aigc_jax.config import Schemas, floats_of, load_file, override, resolve
 from aigc_jax.data import tokenizers
 from aigc_jax.errors import DataError, UsageError, listed, nearest
 from aigc_jax.generation import text
+from aigc_jax.generation.processors import RepetitionPenalty
 from aigc_jax.generation.strategies import Sampling
 from aigc_jax.task import State
 from aigc_jax.training import checkpoint, experiment, hooks, parallel, prepare
@@ -332,17 +333,17 @@ def make_sampling(strategy, temperature=None, repetition_penalty=None, **filters
     raise UsageError(
       f'{min(unknown)}: no such choice; there are temperature, repetition_penalty, {", ".join(FILTERS)}'
     )
+  chain = () if repetition_penalty is None else (RepetitionPenalty(repetition_penalty),)
   if strategy == 'greedy':
     given = [n for n, v in (*filters.items(), ('temperature', temperature)) if v is not None]
     if given:
       raise UsageError(
         f'--{given[0]}: means nothing with --strategy=greedy; leave it out or choose another strategy'
       )
-    return Sampling(greedy=True, repetition_penalty=repetition_penalty)
+    return Sampling(greedy=True, processors=chain)
   if strategy in FILTERS and filters.get(strategy) is None:
     filters[strategy] = FILTERS[strategy]
-  temperature = 0.8 if temperature is None else temperature
-  return Sampling(temperature=temperature, repetition_penalty=repetition_penalty, **filters)
+  return Sampling(temperature=0.8 if temperature is None else temperature, processors=chain, **filters)
 
 
 def read_prompts(path):

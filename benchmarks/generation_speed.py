@@ -21,6 +21,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from aigc_jax import models
 from aigc_jax.data import tokenizers
 from aigc_jax.generation import Sampling, generate_text
+from aigc_jax.generation.processors import RepetitionPenalty
 from aigc_jax.generation.strategies import greedy
 
 SIZES = {
@@ -28,7 +29,7 @@ SIZES = {
   'large': dict(layers=12, heads=12, width=768, vocabulary_size=50257, context_length=1024),
 }
 NEW_TOKENS = {'small': 128, 'large': 32}
-SAMPLED = Sampling(temperature=0.8, top_k=40, top_p=0.95, repetition_penalty=1.1)
+SAMPLED = Sampling(temperature=0.8, top_k=40, top_p=0.95, processors=(RepetitionPenalty(1.1),))
 
 
 def peer(size):

@@ -55,7 +55,7 @@ def test_bad_input_is_one_line_and_a_status(case, folder):
   for words in case.words:
     assert words in lines[-1]
   assert (status, out) == (case.status, '')
-  assert not [name for name in names if name in ('jit(init)', 'jit(step)', 'jit(evaluate)', 'jit(_fill)')]
+  assert not [name for name in names if name in ('jit(init)', 'jit(step)', 'jit(evaluate)', 'jit(fill)')]
   assert set(folder.iterdir()) == there
   after = contents(folder)
   assert {path.name for path in after if after[path] != before.get(path)} <= {'log.txt'}

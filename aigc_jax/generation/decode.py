@@ -2,8 +2,10 @@
 
 A decoder is a NamedTuple of pure functions (`models.decoder` makes one):
   init_cache(batch_size, length) -> cache, any pytree, with room for `length` positions, padding included;
-  step(params, cache, tokens [batch, n], mask [batch, n] or None) -> (logits [batch, n, vocabulary], cache), where mask
-    False marks padding on the left, allowed while the cache is being filled with a prompt;
+  step(params, cache, tokens [batch, n], mask [batch, n] or None, memory) -> (logits [batch, n, vocabulary], cache),
+    where mask False marks padding on the left, allowed while the cache is being filled with a prompt;
+  encode(params, sources [batch, time], lengths [batch]) -> memory of what the text is made from, any pytree; None for a
+    language model, whose memory is None;
   vocabulary_size: of its logits;
   context_length: the most tokens it can look back over, the last one included; None: no limit (recurrent networks).
 
@@ -23,7 +25,8 @@ import numpy as np
 from jax import lax
 
 from aigc_jax.errors import DataError, UsageError
-from aigc_jax.generation import strategies
+from aigc_jax.generation import processors, strategies
+from aigc_jax.generation.processors import When
 from aigc_jax.generation.strategies import Sampling
 
 _LONGEST_CHUNK = 64  # tokens drawn between two looks of the host, at most
@@ -41,7 +44,7 @@ class Generated(NamedTuple):
 class _State(NamedTuple):
   cache: Any  # the rows' windows, all tokens but the last
   token: Any  # [batch] int32, the last token, not yet fed
-  seen: Any  # [batch, vocabulary] bool, for the repetition penalty, or None
+  processors: tuple  # the states of the chain of processors
 
 
 def window_start(count: int, context_length: int | None) -> int:
@@ -60,6 +63,7 @@ def generate(
   sampling: Sampling,
   max_new_tokens: int,
   *,
+  sources=None,
   vocabulary_size: int | None = None,
   end_token: int | None = None,
   rows=None,
@@ -70,6 +74,7 @@ def generate(
 
   prompts: for each row its tokens, 1-D, at least one; rows may differ in length.
   key: PRNG key. Row i draws its token t from fold_in(fold_in(key, rows[i]), t), whatever the batch and the chunks.
+  sources: for each row the tokens that an encoder reads, 1-D, at least one; None: the decoder has no encoder.
   rows: the rows' numbers, [batch] int; 0, 1, ... where not given.
   vocabulary_size: only the first so many tokens are chosen from; None: all that the model has logits for.
   end_token: ends a row, as its last token; None: every row runs to max_new_tokens.
@@ -84,7 +89,8 @@ def generate(
   if not prompts or not all(map(len, prompts)):
     raise UsageError('each prompt must have at least one token')
   row_keys = _row_keys(key, np.arange(len(prompts)) if rows is None else np.asarray(rows))
-  structure, floats = _split(sampling)
+  structure, floats, chain = _split(sampling)
+  memory = encode(decoder, params, sources, len(prompts))
   size = decoder.vocabulary_size if vocabulary_size is None else vocabulary_size
   result = Generated(
     np.zeros((len(prompts), max_new_tokens), np.int32),
@@ -96,10 +102,12 @@ def generate(
   while live.any() and drawn < max_new_tokens:
     if left == 0:
       texts = [np.concatenate(pair) for pair in zip(prompts, result.tokens[:, :drawn], strict=True)]
-      state, left = _refill(decoder, size, params, texts, live, state, sampling, max_new_tokens - drawn)
+      state, left = _refill(decoder, size, params, texts, live, state, chain, memory, max_new_tokens - drawn)
     count, began = min(steps, left), time.perf_counter()
     uniform = None if sampling.greedy else _uniform(row_keys, np.int32(drawn))
-    state, *chunk = _advance(decoder, structure, size, params, state, floats, uniform, np.int32(count))
+    when = When(np.int32(drawn), np.int32(max_new_tokens - drawn))
+    inputs = memory, floats, chain, uniform, when, np.int32(count)
+    state, *chunk = _advance(decoder, structure, size, params, state, *inputs)
     tokens, log_probabilities = (np.asarray(x)[:, :count] for x in chunk)
     _record(result, tokens, log_probabilities, drawn, end_token)
     asked = None if on_chunk is None else on_chunk(tokens, log_probabilities, drawn)
@@ -120,41 +128,53 @@ def check(sampling, **counts):
 
 
 def _split(sampling):
-  """(what the program is built from, the numbers it takes): greedy drops what cannot change its choice."""
+  """(what the program is built from, the numbers it takes, its processors): greedy drops what cannot change it."""
+  numbered = lambda leaf: (
+    np.float32(leaf) if isinstance(leaf, float) else leaf
+  )  # a Python float is weakly typed
+  chain = jax.tree.map(numbered, sampling.processors)
   if sampling.greedy:
-    sampling = Sampling(greedy=True, repetition_penalty=sampling.repetition_penalty)
+    sampling = Sampling(greedy=True)
   structure = Sampling(greedy=sampling.greedy, top_k=sampling.top_k)
-  floats = {name: np.float32(value) for name, value in sampling._asdict().items() if value is not None}
-  return structure, {name: value for name, value in floats.items() if name not in ('greedy', 'top_k')}
+  floats = {name: getattr(sampling, name) for name in ('temperature', 'top_p', 'min_p')}
+  return structure, {name: np.float32(value) for name, value in floats.items() if value is not None}, chain
 
 
-def _refill(decoder, size, params, texts, live, state, sampling, remaining):
+def encode(decoder, params, sources, rows):
+  """The memory of sources (rows of tokens, padded on the right to few widths); None without an encoder."""
+  if decoder.encode is None:
+    return None
+  if sources is None or len(sources) != rows or not all(map(len, sources)):
+    raise UsageError('each prompt must have a source of at least one token, for this model has an encoder')
+  lengths = np.array([len(source) for source in sources], np.int32)
+  tokens = np.zeros((rows, round_up(lengths.max())), np.int32)
+  for row, source in enumerate(sources):
+    tokens[row, : len(source)] = source
+  return _encode(decoder, params, tokens, lengths)
+
+
+def _refill(decoder, size, params, texts, live, state, chain, memory, remaining):
   """The state with a cache made anew from each row's window, and how many tokens may be drawn from it."""
   context = decoder.context_length
   windows = [text[window_start(len(text), context) :] for text in texts]
   held = np.array([len(window) for window in windows])
   left = remaining if context is None else min(remaining, int((context + 1 - held[live]).min()))
-  width = _round_up(held.max()) - 1
+  width = round_up(held.max()) - 1
   tokens, mask = np.zeros((2, len(texts), width), np.int32)
   for row, window in enumerate(windows):
     tokens[row, width + 1 - len(window) :] = window[:-1]
     mask[row, width + 1 - len(window) :] = 1
-  slots = _round_up(width + left)
+  slots = round_up(width + left)
   if state is not None or left < remaining:  # one shape for all windows, whatever the prompts' lengths
-    slots = max(slots, _round_up(context + 31))
-  cache = _fill(decoder, slots, params, tokens, mask.astype(bool))
+    slots = max(slots, round_up(context + 31))
+  cache = fill(decoder, slots, params, tokens, mask.astype(bool), memory)
   if state is not None:
     return state._replace(cache=cache), left
   last = np.array([text[-1] for text in texts], np.int32)
-  seen = None
-  if sampling.repetition_penalty is not None:
-    seen = np.zeros((len(texts), size), bool)
-    for row, text in enumerate(texts):
-      seen[row, text] = True
-  return _State(cache, jnp.asarray(last), seen if seen is None else jnp.asarray(seen)), left
+  return jax.tree.map(jnp.asarray, _State(cache, last, processors.start(chain, texts, size))), left
 
 
-def _round_up(n):
+def round_up(n):
   """n or a little more: 16, 32, ... 128, then four sizes an octave, so that few shapes are compiled."""
   step = max(16, 2 ** (int(n - 1).bit_length() - 3))
   return -(-int(n) // step) * step
@@ -191,10 +211,15 @@ def _row_keys(key, rows):
   return jax.vmap(partial(jax.random.fold_in, key))(rows)
 
 
+@partial(jax.jit, static_argnums=0)
+def _encode(decoder, params, tokens, lengths):
+  return decoder.encode(params, tokens, lengths)
+
+
 @partial(jax.jit, static_argnums=(0, 1))
-def _fill(decoder, length, params, tokens, mask):
+def fill(decoder, length, params, tokens, mask, memory=None):
   """A cache of `length` positions that has seen tokens [batch, width]. Their logits are unused, so never computed."""
-  return decoder.step(params, decoder.init_cache(tokens.shape[0], length), tokens, mask)[1]
+  return decoder.step(params, decoder.init_cache(tokens.shape[0], length), tokens, mask, memory)[1]
 
 
 @jax.jit
@@ -209,18 +234,20 @@ def _uniform(row_keys, drawn):
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
-def _advance(decoder, structure, size, params, state, floats, uniform, count):
+def _advance(decoder, structure, size, params, state, memory, floats, chain, uniform, when, count):
   """Draws `count` tokens a row: (state, tokens, log-probabilities), the latter two [batch, longest chunk]."""
   sampling = structure._replace(**floats)
 
   def step(i, carry):
     state, tokens, log_probabilities = carry
-    logits, cache = decoder.step(params, state.cache, state.token[:, None])
+    logits, cache = decoder.step(params, state.cache, state.token[:, None], None, memory)
     logits = logits[:, -1].astype(jnp.float32)
-    token = strategies.choose(logits[:, :size], sampling, None if uniform is None else uniform[i], state.seen)
+    here = When(when.drawn + i, when.remaining - i)
+    processed = processors.apply(chain, state.processors, logits[:, :size], here)
+    token = strategies.choose(processed, sampling, None if uniform is None else uniform[i])
     chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0] - jax.nn.logsumexp(logits, axis=-1)
-    seen = None if state.seen is None else state.seen | (jnp.arange(size) == token[:, None])
-    return _State(cache, token, seen), tokens.at[i].set(token), log_probabilities.at[i].set(chosen)
+    state = _State(cache, token, processors.advance(chain, state.processors, token))
+    return state, tokens.at[i].set(token), log_probabilities.at[i].set(chosen)
 
   empty = jnp.zeros((_LONGEST_CHUNK, state.token.shape[0]))
   state, tokens, log_probabilities = lax.fori_loop(0, count, step, (state, empty.astype(jnp.int32), empty))

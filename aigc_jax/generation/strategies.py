@@ -1,6 +1,6 @@
 """How the next token is chosen: pure functions of logits [batch, vocabulary].
 
-The order is that of Hugging Face transformers: repetition penalty, temperature, top-k, top-p, min-p, draw. A feature
+The order is that of Hugging Face transformers: processors, temperature, top-k, top-p, min-p, draw. A feature
 that is None is absent from the program; the floats may be traced, so another temperature needs no compilation.
 
 Nothing here sorts: XLA sorts 50,257 numbers in 20 ms on a CPU core, more than a 124M-parameter model takes for a token.
@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from aigc_jax.errors import UsageError
+from aigc_jax.generation.processors import check_number
 
 _UNIT = 2**30  # probability 1 in int32, with room for the rounding of every token's share
 _BLOCK = 64  # columns looked at together when a long row is narrowed
@@ -25,13 +26,12 @@ _BLOCK = 64  # columns looked at together when a long row is narrowed
 class Sampling(NamedTuple):
   """Choices for drawing a token; None is off, and all off draws from the model's own distribution.
 
-  greedy: take the most probable token (after the repetition penalty); the other choices are then ignored.
+  greedy: take the most probable token (after the processors); the other choices are then ignored.
   temperature: divides the logits; below 1 sharpens, above 1 flattens.
   top_k: keep the k most probable tokens, and ties with the last of them (Fan et al. 2018). Structure: an int.
   top_p: keep the fewest most probable tokens whose probabilities add up to top_p (Holtzman et al. 2020).
   min_p: keep tokens at least min_p times as probable as the most probable one (Nguyen et al. 2024).
-  repetition_penalty: divides the positive and multiplies the negative logits of tokens that the prompt or the text so
-    far contains (CTRL, Keskar et al. 2019, equation 1, in the form transformers uses).
+  processors: what looks at the text so far, see processors.py; applied first, in their order.
   """
 
   greedy: bool = False
@@ -39,7 +39,7 @@ class Sampling(NamedTuple):
   top_k: int | None = None
   top_p: float | None = None
   min_p: float | None = None
-  repetition_penalty: float | None = None
+  processors: tuple = ()
 
 
 def validate(sampling: Sampling):
@@ -51,23 +51,15 @@ def validate(sampling: Sampling):
     ),
     'top_p': (lambda x: 0 < x <= 1, 'above 0 and at most 1'),
     'min_p': (lambda x: 0 <= x < 1, 'at least 0 and below 1'),
-    'repetition_penalty': (lambda x: x > 0, 'above 0 (1 changes nothing)'),
   }
   for name, (valid, meaning) in ranges.items():
-    value = getattr(sampling, name)
-    if value is None:
-      continue
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and valid(value)):
-      raise UsageError(f'{name} must be a number {meaning}, not {value!r}')
+    if (value := getattr(sampling, name)) is not None:
+      check_number(name, value, valid, meaning)
+  for processor in sampling.processors:
+    processor.validate()
   k = sampling.top_k
   if k is not None and (isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1):
     raise UsageError(f'top_k must be a whole number of at least 1, not {k!r}')
-
-
-def repetition_penalty(logits, seen, penalty):
-  """Makes the tokens marked in `seen` [batch, vocabulary] bool less probable (penalty > 1) or more (< 1)."""
-  return jnp.where(seen, jnp.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
 def temperature(logits, value):
@@ -98,10 +90,8 @@ def min_p(logits, p):
   return jnp.where(logits >= logits.max(-1, keepdims=True) + jnp.log(p), logits, -jnp.inf)
 
 
-def process(logits, sampling: Sampling, seen=None):
-  """All that `sampling` asks for but the draw: logits [batch, vocabulary] -> the same shape, -inf where ruled out."""
-  if sampling.repetition_penalty is not None:
-    logits = repetition_penalty(logits, seen, sampling.repetition_penalty)
+def process(logits, sampling: Sampling):
+  """All that `sampling` asks for but its processors and the draw: [batch, vocabulary], -inf where ruled out."""
   if sampling.greedy:
     return logits
   if sampling.temperature is not None:
@@ -115,20 +105,17 @@ def process(logits, sampling: Sampling, seen=None):
   return logits
 
 
-def choose(logits, sampling: Sampling, uniform, seen=None):
-  """The next tokens, [batch] int32, of logits [batch, vocabulary].
+def choose(logits, sampling: Sampling, uniform):
+  """The next tokens, [batch] int32, of logits [batch, vocabulary] that have passed the processors.
 
   uniform: [batch, 2] float32 in [0, 1), all the chance there is in the choice (greedy needs none).
-  seen: [batch, vocabulary] bool, the tokens in the text so far; for the repetition penalty.
   """
-  penalized = process(logits, Sampling(repetition_penalty=sampling.repetition_penalty), seen)
   if sampling.greedy:
-    return greedy(penalized)
-  rest = sampling._replace(repetition_penalty=None)
+    return greedy(logits)
   if sampling.top_k is None or sampling.top_k * _BLOCK * 2 > logits.shape[-1]:
-    return draw(process(penalized, rest), uniform)
-  few, columns = narrow(penalized, sampling.top_k)
-  return jnp.take_along_axis(columns, draw(process(few, rest), uniform)[:, None], axis=-1)[:, 0]
+    return draw(process(logits, sampling), uniform)
+  few, columns = narrow(logits, sampling.top_k)
+  return jnp.take_along_axis(columns, draw(process(few, sampling), uniform)[:, None], axis=-1)[:, 0]
 
 
 def greedy(logits):

@@ -40,18 +40,24 @@ def build(model_config, dtype='float32'):
 
 
 class Decoder(NamedTuple):
-  """What generation needs of a language model, as pure functions."""
+  """What generation needs of a model that writes text, as pure functions."""
 
-  init_cache: Callable  # batch_size, length -> cache
-  step: Callable  # params, cache, tokens [batch, n], mask=None -> (logits [batch, n, vocabulary], cache)
+  init_cache: (
+    Callable  # batch_size, length -> cache; its leaves are () or have the rows first, times anything
+  )
+  step: Callable  # params, cache, tokens [batch, n], mask=None, memory=None -> (logits [batch, n, vocabulary], cache)
   vocabulary_size: int
   context_length: int | None  # tokens the model was made for; None: any number
+  # params, sources [batch, time], lengths [batch] -> memory, whose leaves have the rows first; None: reads no source
+  encode: Callable | None = None
 
 
 def decoder(module):
-  """The Decoder of a language model; `params` are what `module.init(...)['params']` gives."""
+  """The Decoder of a language model or an encoder-decoder; `params` are what `module.init(...)['params']` gives."""
+  apply = lambda params, *inputs: module.apply({'params': params}, *inputs[1:], method=inputs[0])
 
-  def step(params, cache, tokens, mask=None):
-    return module.apply({'params': params}, tokens, cache, mask, method='decode')
+  def step(params, cache, tokens, mask=None, memory=None):
+    return apply(params, 'decode', tokens, cache, mask, *(() if memory is None else (memory,)))
 
-  return Decoder(module.init_cache, step, module.vocabulary_size, module.context_length)
+  encode = (lambda params, *sources: apply(params, 'encode', *sources)) if hasattr(module, 'encode') else None
+  return Decoder(module.init_cache, step, module.vocabulary_size, module.context_length, encode)

@@ -8,6 +8,7 @@ import pytest
 from aigc_jax import models
 from aigc_jax.errors import DataError, UsageError
 from aigc_jax.generation import Sampling, decode, generate
+from aigc_jax.generation.processors import RepetitionPenalty
 from tests.generation import toys
 
 GREEDY = Sampling(greedy=True)
@@ -72,7 +73,7 @@ def test_the_window_keeps_its_last_half_when_it_is_full():
   assert decode.window_start(10**9, None) == 0
 
 
-SAMPLING = Sampling(temperature=1.3, top_k=9, top_p=0.97, min_p=0.01, repetition_penalty=1.2)
+SAMPLING = Sampling(temperature=1.3, top_k=9, top_p=0.97, min_p=0.01, processors=(RepetitionPenalty(1.2),))
 
 
 @pytest.fixture(scope='module')
@@ -128,11 +129,13 @@ def test_draws_follow_the_models_distribution(windowed):
 
 
 def test_one_compilation_for_temperatures_prompts_and_seeds(windowed, together):
-  programs = lambda: (decode._advance._cache_size(), decode._fill._cache_size())
+  programs = lambda: (decode._advance._cache_size(), decode.fill._cache_size())
   before = programs()
   for seed, temperature, top_p in (1, 0.7, 0.9), (2, 2.0, 0.5):
     prompts = [prompt[: -seed or None] or [seed] for prompt in PROMPTS]
-    sampling = SAMPLING._replace(temperature=temperature, top_p=top_p, repetition_penalty=1.0 + seed)
+    sampling = SAMPLING._replace(
+      temperature=temperature, top_p=top_p, processors=(RepetitionPenalty(1.0 + seed),)
+    )
     generate(windowed.decoder, windowed.params, prompts, jax.random.key(seed), sampling, 30)
   assert programs() == before
 
@@ -178,7 +181,7 @@ def test_logits_that_are_not_finite_are_an_error(windowed):
   ],
 )
 def test_bad_input_is_refused_before_compiling(windowed, prompts, sampling, count, said):
-  before = decode._advance._cache_size(), decode._fill._cache_size()
+  before = decode._advance._cache_size(), decode.fill._cache_size()
   with pytest.raises(UsageError, match=said):
     generate(windowed.decoder, windowed.params, prompts, KEY, sampling, count)
-  assert (decode._advance._cache_size(), decode._fill._cache_size()) == before
+  assert (decode._advance._cache_size(), decode.fill._cache_size()) == before

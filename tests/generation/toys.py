@@ -25,7 +25,7 @@ def windowed(context_length):
   def init_cache(batch_size, length):
     return jnp.zeros((batch_size, length), jnp.int32), jnp.int32(0), jnp.zeros(batch_size, jnp.int32)
 
-  def step(params, cache, tokens, mask=None):
+  def step(params, cache, tokens, mask=None, memory=None):
     held, index, start = cache
     held = held.at[:, index + jnp.arange(tokens.shape[1])].set(tokens)
     start = start if mask is None else start + (~mask).sum(1)
@@ -49,7 +49,7 @@ def recurrent():
   shapes = {'embed': (VOCABULARY, 6), 'head': (6, VOCABULARY), 'hidden': (6, 6)}
   params = {name: random.normal(0, 0.4, shape).astype(np.float32) for name, shape in shapes.items()}
 
-  def step(params, hidden, tokens, mask=None):
+  def step(params, hidden, tokens, mask=None, memory=None):
     logits = []
     for t in range(tokens.shape[1]):
       new = jnp.tanh(hidden @ params['hidden'] + params['embed'][tokens[:, t]])
@@ -73,7 +73,7 @@ def scripted(script, vocabulary, context_length=None):
   logits = np.zeros((len(script), vocabulary), np.float32)
   logits[np.arange(len(script)), script] = 50
 
-  def step(params, count, tokens, mask=None):
+  def step(params, count, tokens, mask=None, memory=None):
     counts = count[:, None] + jnp.cumsum(jnp.ones_like(tokens) if mask is None else mask, axis=1)
     return params[jnp.clip(counts - 1, 0, len(script) - 1)], counts[:, -1]
 
