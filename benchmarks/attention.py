@@ -9,7 +9,8 @@ import time
 import jax
 import jax.numpy as jnp
 
-from aigc_jax.models.attention import attend, visible
+from aigc_jax.models.attention import attend
+from aigc_jax.models.masks import visible
 
 SIZES = {  # batch, time, heads, head_width
   'quick start': (4, 256, 4, 32),

@@ -7,6 +7,8 @@ from aigc_jax.models import autoencoder, classifier, rnn, transformer, transform
 
 SCHEMAS = {
   'transformer': transformer.Transformer,
+  'transformer_encoder': transformer.TransformerEncoder,
+  'transformer_encoder_decoder': transformer.TransformerEncoderDecoder,
   'rnn': rnn.RecurrentNetwork,
   'autoencoder': autoencoder.Autoencoder,
   'vq_autoencoder': vq_autoencoder.VectorQuantizedAutoencoder,
@@ -18,6 +20,8 @@ SCHEMAS = {
 }
 CHECKS = {
   'transformer': transformer.check,
+  'transformer_encoder': transformer.check,
+  'transformer_encoder_decoder': transformer.check,
   'rnn': rnn.check,
   'rnn_classifier': rnn.check,
   'transformer_classifier': transformer_classifier.check,

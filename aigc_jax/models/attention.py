@@ -20,13 +20,6 @@ class Where(NamedTuple):
   index: Any  # () int32: the cache slot of the first token; None without a cache
 
 
-def visible(query_positions, key_positions, window):
-  """Causal mask, [..., time], [..., slots] -> [..., time, slots]; `window`: positions seen, own included."""
-  distance = query_positions[..., :, None] - key_positions[..., None, :]
-  mask = distance >= 0
-  return mask if window is None else mask & (distance < window)
-
-
 def rotation(positions, head_width, base):
   """Cosine and signed sine of the rotary angles (Su et al. 2021, eq. 34), each [batch, 1, time, head_width]."""
   frequencies = jnp.asarray(base, jnp.float32) ** (
@@ -92,11 +85,12 @@ def write(held, new, index):
 
 
 class Attention(nn.Module):
-  """Self-attention, [batch, time, width] -> the same; with a cache, over what it holds as well."""
+  """Multi-head attention over a text's own tokens, or over the keys and values of another."""
 
   heads: int
   key_value_heads: int
   head_width: int
+  width: int  # of what it reads and writes
   bias: bool
   query_key_norm: bool
   epsilon: Any
@@ -105,27 +99,62 @@ class Attention(nn.Module):
   output_deviation: Any
   dtype: Any = jnp.float32
 
-  @nn.compact
-  def __call__(self, x, where, cache=None, train=False):
-    """`cache`: (keys, values), each [batch * key_value_heads, slots, head_width], or None. Returns (y, cache)."""
+  def setup(self):
     dense = partial(Dense, bias=self.bias, dtype=self.dtype)
-
-    def into(heads, name):
-      """[batch, time, width] -> [batch, heads, time, head_width]; kernel [width, heads, head_width]."""
-      return dense((heads, self.head_width), deviation=self.deviation, name=name)(x).swapaxes(1, 2)
-
-    query, key, value = into(self.heads, 'query'), *(into(self.key_value_heads, n) for n in ('key', 'value'))
+    into = lambda heads: dense(
+      (heads, self.head_width), deviation=self.deviation
+    )  # kernel [width, heads, head_width]
+    self.query, self.key, self.value = (
+      into(self.heads),
+      into(self.key_value_heads),
+      into(self.key_value_heads),
+    )
+    self.output = dense(
+      self.width, deviation=self.output_deviation, input_axes=2
+    )  # [heads, head_width, width]
+    self.drop = Dropout(self.dropout)
     if self.query_key_norm:  # Henry et al. 2020; before the rotation, as in Qwen3
-      query = Norm('rms_norm', self.epsilon, dtype=self.dtype, name='query_norm')(query)
-      key = Norm('rms_norm', self.epsilon, dtype=self.dtype, name='key_norm')(key)
-    if where.rotation is not None:
-      query, key = rotate(query, *where.rotation), rotate(key, *where.rotation)
+      norm = partial(Norm, 'rms_norm', self.epsilon, dtype=self.dtype)
+      self.query_norm, self.key_norm = norm(), norm()
+
+  def __call__(self, x, where, cache=None, train=False):
+    """Self-attention, [batch, time, width] -> the same; with a cache, over what it holds as well.
+
+    `cache`: (keys, values), each [batch * key_value_heads, slots, head_width], or None. Returns (y, cache).
+    """
+    key, value = self.keys_and_values(x, where.rotation)
     if cache is not None:
       cache = tuple(write(held, new, where.index) for held, new in zip(cache, (key, value), strict=True))
-      key, value = cache
+      held = cache
     else:
-      key, value = (new.reshape(-1, *new.shape[2:]) for new in (key, value))
-    dropout = Dropout(self.dropout)
-    mixed = attend(query, key, value, where.mask, lambda weights: dropout(weights, train))
-    output = dense(x.shape[-1], deviation=self.output_deviation, input_axes=2, name='output')
-    return output(mixed.swapaxes(1, 2)), cache  # kernel [heads, head_width, width]
+      held = flat(key), flat(value)
+    return self.mix(self.queries(x, where.rotation), held, where.mask, train), cache
+
+  def cross(self, x, held, mask, train=False):
+    """Attention of x [batch, time, width] over another text: `held` as `hold` gives it, mask [batch, 1, 1, source]."""
+    return self.mix(self.queries(x, None), held, mask, train)
+
+  def hold(self, x):
+    """Keys and values of another text [batch, source, width], each [batch * key_value_heads, source, head_width]."""
+    return tuple(flat(new) for new in self.keys_and_values(x, None))
+
+  def queries(self, x, turn):
+    """[batch, time, width] -> [batch, heads, time, head_width]."""
+    query = self.query(x).swapaxes(1, 2)
+    query = self.query_norm(query) if self.query_key_norm else query
+    return query if turn is None else rotate(query, *turn)
+
+  def keys_and_values(self, x, turn):
+    """[batch, time, width] -> two of [batch, key_value_heads, time, head_width]."""
+    key, value = self.key(x).swapaxes(1, 2), self.value(x).swapaxes(1, 2)
+    key = self.key_norm(key) if self.query_key_norm else key
+    return key if turn is None else rotate(key, *turn), value
+
+  def mix(self, query, held, mask, train):
+    mixed = attend(query, *held, mask, lambda weights: self.drop(weights, train))
+    return self.output(mixed.swapaxes(1, 2))
+
+
+def flat(x):
+  """[batch, groups, time, head_width] -> [batch * groups, time, head_width]."""
+  return x.reshape(-1, *x.shape[2:])

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from aigc_jax.config import Fraction, NonNegative, Positive
 from aigc_jax.errors import UsageError
+from aigc_jax.models.blocks import Embed
 from aigc_jax.models.layers import Dropout, matmul
 from aigc_jax.models.recurrence import CELLS, Steps, recurrence, zero_state
-from aigc_jax.models.transformer import Embed
 
 
 def uniform(bound):

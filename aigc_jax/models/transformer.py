@@ -1,18 +1,22 @@
-"""A decoder-only Transformer; GPT-2 and Llama are settings of its fields."""
+"""Transformers of three shapes from the same blocks: decoder, encoder, and both together.
 
-import math
-from collections.abc import Callable
-from functools import partial
+GPT-2 (Radford et al. 2019) is the defaults of `Transformer` with `activation='gelu_tanh'`; Llama (Touvron et al. 2023)
+is rotary, rms_norm, swiglu, no biases, untied. BERT (Devlin et al. 2019) is `TransformerEncoder` with
+norm_position='post', embedding_norm, head_transform and two token types. The original Transformer (Vaswani et al. 2017)
+is `TransformerEncoderDecoder` with norm_position='post', positions='sinusoidal', scale_embeddings and
+activation='relu'. All fields are those of `config.model`; floats may be traced.
+"""
+
 from typing import Annotated, Any, Literal, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from aigc_jax.config import Fraction, NonNegative, Positive
 from aigc_jax.errors import UsageError
-from aigc_jax.models.attention import Attention, Where, rotation, visible
-from aigc_jax.models.layers import Dense, Dropout, FeedForward, Norm, matmul, normal
+from aigc_jax.models import blocks, masks
+from aigc_jax.models.attention import Where, rotation
+from aigc_jax.models.layers import ACTIVATIONS, Dense, Dropout
 
 
 class Cache(NamedTuple):
@@ -23,79 +27,51 @@ class Cache(NamedTuple):
   layers: Any  # per layer (keys, values), each [batch * key_value_heads, slots, head_width]
 
 
-class Embed(nn.Module):
-  """Token vectors, with learned position vectors where `positions` > 0 of them are asked for."""
+class Memory(NamedTuple):
+  """What a decoder keeps of the text that it is made from."""
 
-  vocabulary_size: int
-  positions: int
-  width: int
-  deviation: Any
-  dtype: Any = jnp.float32
-
-  def setup(self):
-    self.token = self.param('token', normal(self.deviation), (self.vocabulary_size, self.width))
-    if self.positions:
-      self.position = self.param('position', normal(self.deviation), (self.positions, self.width))
-
-  def __call__(self, tokens, positions):
-    """[batch, time], [batch or 1, time] -> [batch, time, width]."""
-    x = self.token.astype(self.dtype)[tokens]
-    return x + self.position.astype(self.dtype)[positions] if self.positions else x
-
-  def logits(self, x):
-    """[..., width] -> [..., vocabulary]: the token vectors as output weights (Press & Wolf 2017)."""
-    return matmul(x, self.token.T)
+  layers: Any  # per layer (keys, values), each [batch * key_value_heads, source, head_width]
+  mask: Any  # [batch, 1, 1, source] bool: False at padding
 
 
-class Block(nn.Module):
-  """Attention, then feed-forward, each added to what it reads through its own normalization."""
-
-  norm: Callable  # these three: name -> module
-  attention: Callable
-  feed_forward: Callable
-  dropout: Any
-
-  @nn.compact
-  def __call__(self, x, where, cache=None, train=False):
-    dropout = Dropout(self.dropout)
-    y, cache = self.attention(name='attention')(self.norm(name='attention_norm')(x), where, cache, train)
-    x = x + dropout(y, train)
-    y = self.feed_forward(name='mlp')(self.norm(name='mlp_norm')(x))
-    return x + dropout(y, train), cache
+def rotation_of(model, positions):
+  """Rotary angles of positions [batch or 1, time], or None where a model's positions are others."""
+  if model.positions != 'rotary':
+    return None
+  return rotation(positions, blocks.width_of_head(model), model.rotary_base)
 
 
-def block_parts(model, norm, key_value_heads, head_width, mlp_width, query_key_norm):
-  """(norm, attention, feed_forward) of a Block as a model's fields describe them."""
-  shared = {
-    'bias': model.bias,
-    'deviation': model.init_scale,
-    'output_deviation': model.residual_scale,
-    'dtype': model.dtype,
-  }
-  attention = partial(
-    Attention,
-    heads=model.heads,
-    key_value_heads=key_value_heads,
-    head_width=head_width,
-    query_key_norm=query_key_norm,
-    epsilon=model.normalization_epsilon,
-    dropout=model.dropout,
-    **shared,
-  )
-  return norm, attention, partial(FeedForward, hidden=mlp_width, activation=model.activation, **shared)
+def empty_cache(model, layers, batch_size, length):
+  """A Cache of `length` slots a row; padding takes slots too, so there may be more than context_length."""
+  shape = (batch_size * (model.key_value_heads or model.heads), length, blocks.width_of_head(model))
+  empty = lambda: (jnp.zeros(shape, model.dtype), jnp.zeros(shape, model.dtype))
+  return Cache(jnp.int32(0), jnp.zeros(batch_size, jnp.int32), tuple(empty() for _ in range(layers)))
 
 
-def default_mlp_width(width, activation):
-  """4 x width; gated, 8/3 x width, up to a multiple of 32."""
-  return 32 * math.ceil(width / 12) if activation == 'swiglu' else 4 * width
+def place(cache, tokens, mask, window):
+  """Where more tokens [batch, n] stand after those of a cache.
+
+  Returns (start [batch], positions [batch, n], seen [batch, n, slots] bool: what was fed before, and the token itself).
+  """
+  start = cache.start if mask is None else cache.start + jnp.sum(~mask, axis=1, dtype=jnp.int32)
+  slots = jnp.arange(cache.layers[0][0].shape[1])[None]  # [1, slots]
+  here = cache.index + jnp.arange(tokens.shape[1])[None]  # [1, n]
+  seen = masks.visible(here, slots, window) & (slots >= start[:, None])[:, None, :]
+  return start, jnp.maximum(here - start[:, None], 0), seen
+
+
+def feed(layers, cache, start, x, where, memory=None):
+  """Runs blocks over x [batch, n, width] with what their caches hold. Returns (x, Cache)."""
+  held = []
+  for i, (block, kept) in enumerate(zip(layers, cache.layers, strict=True)):
+    crossed = (None, None) if memory is None else (memory.layers[i], memory.mask)
+    x, kept = block(x, where, kept, False, *crossed)
+    held.append(kept)
+  return x, Cache(cache.index + x.shape[1], start, tuple(held))
 
 
 class Transformer(nn.Module):
-  """Tokens [batch, time] -> logits of each next token [batch, time, vocabulary].
-
-  Fields are those of `config.model`; floats may be traced. GPT-2 (Radford et al. 2019): the defaults with
-  `activation='gelu_tanh'`. Llama (Touvron et al. 2023): rotary, rms_norm, swiglu, no biases, untied.
-  """
+  """A decoder: tokens [batch, time] -> logits of each next token [batch, time, vocabulary]."""
 
   vocabulary_size: Annotated[int, Positive]
   context_length: Annotated[int, Positive]  # tokens; rotary models may be fed more
@@ -109,8 +85,9 @@ class Transformer(nn.Module):
   mlp_width: Annotated[int, Positive] | None = (
     None  # None: 4 x width; swiglu: 8/3 x width, up to a multiple of 32
   )
-  positions: Literal['learned', 'rotary', 'none'] = 'learned'
+  positions: Literal['learned', 'rotary', 'sinusoidal', 'none'] = 'learned'
   rotary_base: Annotated[float, Positive] = 10000.0
+  norm_position: Literal['pre', 'post'] = 'pre'  # each part reads through its norm, or its sum is normalized
   normalization: Literal['layer_norm', 'rms_norm'] = 'layer_norm'
   normalization_epsilon: Annotated[float, Positive] = 1e-5
   activation: Literal['gelu', 'gelu_tanh', 'relu', 'relu2', 'swiglu'] = 'gelu'
@@ -120,56 +97,47 @@ class Transformer(nn.Module):
     None  # tokens that a token attends to, itself included; None: all before
   )
   tie_embeddings: bool = True
+  scale_embeddings: bool = False  # token vectors times sqrt(width)
   dropout: Annotated[float, Fraction] | None = None
   init_scale: Annotated[float, NonNegative] = 0.02  # standard deviation of the initial weights
   residual_init: Literal['normal', 'scaled', 'zero'] = (
     'scaled'  # scaled: init_scale / sqrt(2 x layers), as in GPT-2
   )
   logit_cap: Annotated[float, Positive] | None = None  # c: logits become c tanh(logits / c) (Gemma 2)
+  bidirectional_prefix: bool = False  # tokens of a prefix see each other both ways (Raffel et al. 2020)
   remat: Literal['none', 'full', 'dots'] = 'none'  # what of a block the backward pass computes again
   dtype: Any = jnp.float32  # of the computation; parameters and logits are float32
 
   def setup(self):
-    positions = self.context_length if self.positions == 'learned' else 0
-    self.embed = Embed(self.vocabulary_size, positions, self.width, self.init_scale, self.dtype)
-    norm = partial(Norm, self.normalization, self.normalization_epsilon, self.bias, self.dtype)
-    parts = block_parts(
-      self,
-      norm,
-      self.key_value_heads or self.heads,
-      self.width_of_head,
-      self.width_of_mlp,
-      self.query_key_norm,
-    )
-    self.block = [self.block_class(*parts, self.dropout) for _ in range(self.layers)]
-    self.final_norm = norm()
+    self.embed = blocks.make_embed(self, self.vocabulary_size)
+    self.block = blocks.make_blocks(self, self.layers, blocks.remat_block(self.remat))
+    if self.norm_position == 'pre':
+      self.final_norm = blocks.make_norm(self)()
     self.drop = Dropout(self.dropout)
     if not self.tie_embeddings:
       self.head = Dense(self.vocabulary_size, False, self.init_scale, self.dtype)
 
-  def __call__(self, tokens, *, segments=None, train=False):
+  def __call__(self, tokens, *, segments=None, prefix=None, train=False):
     """Logits of a whole batch.
 
     Args:
       tokens: [batch, time] int32, time <= context_length.
       segments: [batch, time] int32 or None: packed documents, numbered; 0 is padding. A token attends within its
         own segment, and positions start anew in each.
+      prefix: [batch] int32 or None: how many tokens at a row's beginning are seen by all, with `bidirectional_prefix`.
       train: dropout is active, and needs the key 'dropout'.
 
     Returns:
       Logits [batch, time, vocabulary] float32.
     """
-    time = tokens.shape[1]
-    slots = jnp.arange(time)[None]  # [1, time]
-    positions, mask = slots, visible(slots, slots, self.window)
+    slots = jnp.arange(tokens.shape[1])[None]  # [1, time]
+    positions, mask = slots, masks.visible(slots, slots, self.window)
+    if self.bidirectional_prefix and prefix is not None:
+      mask = masks.with_prefix(mask, prefix)
     if segments is not None:
-      mask = mask & (segments[:, :, None] == segments[:, None, :])
-      begins = jnp.concatenate(
-        [slots[:, :1] == 0 * segments[:, :1], segments[:, 1:] != segments[:, :-1]], axis=1
-      )
-      positions = slots - jax.lax.cummax(jnp.where(begins, slots, 0), axis=1)
+      mask, positions = mask & masks.same_segment(segments, segments), masks.positions_in(segments)
     x = self.drop(self.embed(tokens, positions), train)
-    where = Where(mask[:, None], self.rotation(positions), None)
+    where = Where(mask[:, None], rotation_of(self, positions), None)
     for block in self.block:
       x, _ = block(x, where, None, train)
     return self.logits(x)
@@ -180,62 +148,212 @@ class Transformer(nn.Module):
     Args:
       tokens: [batch, n] int32.
       cache: Cache, as made by `init_cache` or returned from here.
-      mask: [batch, n] bool or None; False is padding at the left of a prompt, given at the first call only.
+      mask: [batch, n] bool or None; False is padding at the left of a prompt, given at the first call only. With
+        `bidirectional_prefix` the tokens of that call are the prefix.
 
     Returns:
       (logits [batch, n, vocabulary] float32, cache).
     """
-    start = cache.start if mask is None else cache.start + jnp.sum(~mask, axis=1, dtype=jnp.int32)
-    slots = jnp.arange(cache.layers[0][0].shape[1])[None]  # [1, slots]
-    here = cache.index + jnp.arange(tokens.shape[1])[None]  # [1, n]
-    seen = visible(here, slots, self.window) & (slots >= start[:, None])[:, None, :]  # [batch, n, slots]
-    positions = jnp.maximum(here - start[:, None], 0)  # [batch, n]
-    where = Where(seen[:, None], self.rotation(positions), cache.index)
-    x, layers = self.embed(tokens, positions), []
-    for block, held in zip(self.block, cache.layers, strict=True):
-      x, held = block(x, where, held, False)
-      layers.append(held)
-    return self.logits(x), Cache(cache.index + tokens.shape[1], start, tuple(layers))
+    start, positions, seen = place(cache, tokens, mask, self.window)
+    if self.bidirectional_prefix and mask is not None:
+      held = jnp.arange(seen.shape[2]) < cache.index + tokens.shape[1]
+      seen = held & (jnp.arange(seen.shape[2]) >= start[:, None])[:, None, :]
+    where = Where(seen[:, None], rotation_of(self, positions), cache.index)
+    x, cache = feed(self.block, cache, start, self.embed(tokens, positions), where)
+    return self.logits(x), cache
 
   def init_cache(self, batch_size, length):
-    """An empty Cache of `length` slots a row; padding takes slots too, so there may be more than context_length."""
-    shape = (batch_size * (self.key_value_heads or self.heads), length, self.width_of_head)
-    empty = lambda: (jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
-    start = jnp.zeros(batch_size, jnp.int32)
-    return Cache(jnp.int32(0), start, tuple(empty() for _ in range(self.layers)))
-
-  def rotation(self, positions):
-    return rotation(positions, self.width_of_head, self.rotary_base) if self.positions == 'rotary' else None
+    return empty_cache(self, self.layers, batch_size, length)
 
   def logits(self, x):
     """The last block's output [batch, time, width] -> logits [batch, time, vocabulary] float32."""
-    x = self.final_norm(x)
+    x = self.final_norm(x) if self.norm_position == 'pre' else x
     logits = self.embed.logits(x) if self.tie_embeddings else self.head(x)
     logits = logits.astype(jnp.float32)
     return logits if self.logit_cap is None else self.logit_cap * jnp.tanh(logits / self.logit_cap)
 
-  @property
-  def block_class(self):
-    """`Block`, with its inner values kept for the backward pass as `remat` says."""
-    if self.remat == 'none':
-      return Block
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == 'dots' else None
-    return nn.remat(Block, policy=policy, static_argnums=(4,))
 
-  @property
-  def width_of_head(self):
-    return self.head_width or self.width // self.heads
+class TransformerEncoder(nn.Module):
+  """An encoder: tokens [batch, time] -> logits of the token at each place [batch, time, vocabulary]."""
 
-  @property
-  def width_of_mlp(self):
-    return self.mlp_width or default_mlp_width(self.width, self.activation)
+  vocabulary_size: Annotated[int, Positive]
+  context_length: Annotated[int, Positive]  # tokens; rotary models may be fed more
+  layers: Annotated[int, Positive] = 4
+  heads: Annotated[int, Positive] = 4
+  width: Annotated[int, Positive] = 128
+  key_value_heads: Annotated[int, Positive] | None = (
+    None  # fewer than heads: grouped queries (Ainslie et al. 2023)
+  )
+  head_width: Annotated[int, Positive] | None = None  # None: width / heads
+  mlp_width: Annotated[int, Positive] | None = (
+    None  # None: 4 x width; swiglu: 8/3 x width, up to a multiple of 32
+  )
+  positions: Literal['learned', 'rotary', 'sinusoidal', 'none'] = 'learned'
+  rotary_base: Annotated[float, Positive] = 10000.0
+  norm_position: Literal['pre', 'post'] = 'pre'  # each part reads through its norm, or its sum is normalized
+  normalization: Literal['layer_norm', 'rms_norm'] = 'layer_norm'
+  normalization_epsilon: Annotated[float, Positive] = 1e-5
+  activation: Literal['gelu', 'gelu_tanh', 'relu', 'relu2', 'swiglu'] = 'gelu'
+  bias: bool = True
+  query_key_norm: bool = False
+  tie_embeddings: bool = True
+  embedding_norm: bool = False  # the sum of a token's vectors is normalized
+  token_types: Annotated[int, Positive] | None = None  # vectors added by a token's type; None: none
+  head_transform: bool = False  # a layer of its own before the tied output weights, and a bias
+  scale_embeddings: bool = False  # token vectors times sqrt(width)
+  dropout: Annotated[float, Fraction] | None = None
+  init_scale: Annotated[float, NonNegative] = 0.02  # standard deviation of the initial weights
+  residual_init: Literal['normal', 'scaled', 'zero'] = (
+    'scaled'  # scaled: init_scale / sqrt(2 x layers), as in GPT-2
+  )
+  remat: Literal['none', 'full', 'dots'] = 'none'  # what of a block the backward pass computes again
+  dtype: Any = jnp.float32  # of the computation; parameters and logits are float32
 
-  @property
-  def residual_scale(self):
-    """Standard deviation of the initial weights that write into the residual stream."""
-    if self.residual_init == 'normal':
-      return self.init_scale
-    return self.init_scale / math.sqrt(2 * self.layers) if self.residual_init == 'scaled' else 0.0
+  def setup(self):
+    self.embed = blocks.make_embed(self, self.vocabulary_size)
+    self.block = blocks.make_blocks(self, self.layers, blocks.remat_block(self.remat))
+    norm = blocks.make_norm(self)
+    if self.embedding_norm:
+      self.embed_norm = norm()
+    if self.norm_position == 'pre':
+      self.final_norm = norm()
+    self.drop = Dropout(self.dropout)
+    if self.head_transform:
+      activation = ACTIVATIONS.get(self.activation, nn.silu)
+      self.masked_head = blocks.MaskedHead(
+        self.width, self.vocabulary_size, activation, norm, self.init_scale, self.dtype
+      )
+    if not self.tie_embeddings:
+      self.head = Dense(self.vocabulary_size, False, self.init_scale, self.dtype)
+
+  def __call__(self, tokens, *, segments=None, lengths=None, token_types=None, train=False):
+    """Logits of a whole batch.
+
+    Args:
+      tokens: [batch, time] int32, time <= context_length.
+      segments: [batch, time] int32 or None: packed documents, numbered; 0 is padding. A token attends within its
+        own segment, to both sides, and positions start anew in each.
+      lengths: [batch] int32 or None: tokens of each row, from the left, where there are no segments; None: all.
+      token_types: [batch, time] int32 or None: all 0.
+      train: dropout is active, and needs the key 'dropout'.
+
+    Returns:
+      Logits [batch, time, vocabulary] float32.
+    """
+    x = self.hidden(tokens, segments, lengths, token_types, train)
+    if self.head_transform:
+      return self.masked_head(x, self.embed)
+    return (self.embed.logits(x) if self.tie_embeddings else self.head(x)).astype(jnp.float32)
+
+  def hidden(self, tokens, segments=None, lengths=None, token_types=None, train=False):
+    """As `__call__`, but for the vectors that the last block gives [batch, time, width]."""
+    if segments is None:
+      lengths = jnp.full(tokens.shape[0], tokens.shape[1]) if lengths is None else lengths
+      segments = masks.segments_of(lengths, tokens.shape[1])
+    positions = masks.positions_in(segments)
+    x = self.embed(tokens, positions, token_types)
+    x = self.drop(self.embed_norm(x) if self.embedding_norm else x, train)
+    where = Where(masks.same_segment(segments, segments)[:, None], rotation_of(self, positions), None)
+    for block in self.block:
+      x, _ = block(x, where, None, train)
+    return self.final_norm(x) if self.norm_position == 'pre' else x
+
+
+class TransformerEncoderDecoder(nn.Module):
+  """Sources [batch, source] and the target's tokens so far [batch, time] -> logits [batch, time, vocabulary]."""
+
+  vocabulary_size: Annotated[int, Positive]
+  context_length: Annotated[int, Positive]  # tokens of either text; rotary models may be fed more
+  source_vocabulary_size: Annotated[int, Positive] | None = None  # None: one vocabulary for both
+  layers: Annotated[int, Positive] = 4  # of the decoder
+  encoder_layers: Annotated[int, Positive] | None = None  # None: as many
+  heads: Annotated[int, Positive] = 4
+  width: Annotated[int, Positive] = 128
+  key_value_heads: Annotated[int, Positive] | None = (
+    None  # fewer than heads: grouped queries (Ainslie et al. 2023)
+  )
+  head_width: Annotated[int, Positive] | None = None  # None: width / heads
+  mlp_width: Annotated[int, Positive] | None = (
+    None  # None: 4 x width; swiglu: 8/3 x width, up to a multiple of 32
+  )
+  positions: Literal['learned', 'rotary', 'sinusoidal', 'none'] = 'learned'
+  rotary_base: Annotated[float, Positive] = 10000.0
+  norm_position: Literal['pre', 'post'] = 'pre'  # each part reads through its norm, or its sum is normalized
+  normalization: Literal['layer_norm', 'rms_norm'] = 'layer_norm'
+  normalization_epsilon: Annotated[float, Positive] = 1e-5
+  activation: Literal['gelu', 'gelu_tanh', 'relu', 'relu2', 'swiglu'] = 'gelu'
+  bias: bool = True
+  query_key_norm: bool = False
+  tie_embeddings: bool = True
+  scale_embeddings: bool = False  # token vectors times sqrt(width)
+  dropout: Annotated[float, Fraction] | None = None
+  init_scale: Annotated[float, NonNegative] = 0.02  # standard deviation of the initial weights
+  residual_init: Literal['normal', 'scaled', 'zero'] = (
+    'scaled'  # scaled: init_scale / sqrt(parts of all layers), as in GPT-2
+  )
+  remat: Literal['none', 'full', 'dots'] = 'none'  # what of a block the backward pass computes again
+  dtype: Any = jnp.float32  # of the computation; parameters and logits are float32
+
+  def setup(self):
+    self.embed = blocks.make_embed(self, self.vocabulary_size)
+    if self.source_vocabulary_size is not None:
+      self.source_embed = blocks.make_embed(self, self.source_vocabulary_size)
+    block_class, norm = blocks.remat_block(self.remat), blocks.make_norm(self)
+    self.encoder_block = blocks.make_blocks(self, self.encoder_layers or self.layers, block_class)
+    self.decoder_block = blocks.make_blocks(self, self.layers, block_class, crosses=True)
+    if self.norm_position == 'pre':
+      self.encoder_norm, self.decoder_norm = norm(), norm()
+    self.drop = Dropout(self.dropout)
+    if not self.tie_embeddings:
+      self.head = Dense(self.vocabulary_size, False, self.init_scale, self.dtype)
+
+  def __call__(self, sources, tokens, *, lengths=None, train=False):
+    """Logits of a whole batch.
+
+    Args:
+      sources: [batch, source] int32, padded on the right.
+      tokens: [batch, time] int32: each target behind its begin token; padding on the right needs no mask.
+      lengths: [batch] int32: tokens of each source; None: all.
+      train: dropout is active, and needs the key 'dropout'.
+
+    Returns:
+      Logits of each next token of the target [batch, time, vocabulary] float32.
+    """
+    lengths = jnp.full(sources.shape[0], sources.shape[1]) if lengths is None else lengths
+    memory = self.encode(sources, lengths, train)
+    slots = jnp.arange(tokens.shape[1])[None]  # [1, time]
+    where = Where(masks.visible(slots, slots)[:, None], rotation_of(self, slots), None)
+    x = self.drop(self.embed(tokens, slots), train)
+    for block, held in zip(self.decoder_block, memory.layers, strict=True):
+      x, _ = block(x, where, None, train, held, memory.mask)
+    return self.logits(x)
+
+  def encode(self, sources, lengths, train=False):
+    """Sources [batch, source] of `lengths` [batch] tokens -> Memory."""
+    segments = masks.segments_of(lengths, sources.shape[1])
+    slots = jnp.arange(sources.shape[1])[None]  # [1, source]
+    where = Where(masks.same_segment(segments, segments)[:, None], rotation_of(self, slots), None)
+    embed = self.embed if self.source_vocabulary_size is None else self.source_embed
+    x = self.drop(embed(sources, slots), train)
+    for block in self.encoder_block:
+      x, _ = block(x, where, None, train)
+    x = self.encoder_norm(x) if self.norm_position == 'pre' else x
+    mask = (segments > 0)[:, None, None]
+    return Memory(tuple(block.hold(x) for block in self.decoder_block), mask)
+
+  def decode(self, tokens, cache, mask, memory):
+    """As Transformer.decode, of targets that are made from `memory`."""
+    start, positions, seen = place(cache, tokens, mask, None)
+    where = Where(seen[:, None], rotation_of(self, positions), cache.index)
+    x, cache = feed(self.decoder_block, cache, start, self.embed(tokens, positions), where, memory)
+    return self.logits(x), cache
+
+  def init_cache(self, batch_size, length):
+    return empty_cache(self, self.layers, batch_size, length)
+
+  def logits(self, x):
+    x = self.decoder_norm(x) if self.norm_position == 'pre' else x
+    return (self.embed.logits(x) if self.tie_embeddings else self.head(x)).astype(jnp.float32)
 
 
 def check(config):
@@ -252,6 +370,11 @@ def check(config):
       f'{", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)}'
     )
   head_width = config['head_width'] or width // heads
+  if config.get('head_transform') and not config['tie_embeddings']:
+    raise UsageError(
+      'config.model.head_transform: ends in the token vectors as output weights; use it with '
+      '--config.model.tie_embeddings=true'
+    )
   if config['positions'] == 'rotary' and head_width % 2:
     raise UsageError(
       f'config.model.head_width: {head_width} is odd; rotary positions turn pairs, so make it even'

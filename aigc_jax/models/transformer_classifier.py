@@ -1,7 +1,5 @@
 """A Transformer encoder that classifies sequences: the language model's blocks, looking both ways."""
 
-import math
-from functools import partial
 from typing import Annotated, Any, Literal
 
 import flax.linen as nn
@@ -9,9 +7,9 @@ import jax.numpy as jnp
 
 from aigc_jax.config import Fraction, NonNegative, Positive
 from aigc_jax.errors import UsageError
+from aigc_jax.models import blocks, masks
 from aigc_jax.models.attention import Where, rotation
-from aigc_jax.models.layers import Dense, Dropout, Norm
-from aigc_jax.models.transformer import Block, Embed, block_parts, default_mlp_width
+from aigc_jax.models.layers import Dense, Dropout
 
 
 class TransformerClassifier(nn.Module):
@@ -40,7 +38,12 @@ class TransformerClassifier(nn.Module):
   init_scale: Annotated[float, NonNegative] = 0.02  # standard deviation of the initial weights
   dtype: Any = jnp.float32  # of the computation; parameters and logits are float32
 
-  @nn.compact
+  def setup(self):
+    self.embed = blocks.make_embed(self, self.vocabulary_size)
+    self.block = blocks.make_blocks(self, self.layers)
+    self.final_norm, self.drop = blocks.make_norm(self)(), Dropout(self.dropout)
+    self.head = Dense(self.classes, True, self.init_scale, self.dtype)
+
   def __call__(self, inputs, *, mask=None, lengths=None, train=False, sum=None):
     """Logits of a whole batch.
 
@@ -53,33 +56,19 @@ class TransformerClassifier(nn.Module):
     Returns:
       Logits [batch, classes] float32.
     """
-    slots = jnp.arange(inputs.shape[1])[None]  # [1, time]
-    valid = jnp.ones_like(slots, bool) if lengths is None else slots < lengths[:, None]  # [batch or 1, time]
-    head_width, places = self.width // self.heads, self.context_length if self.positions == 'learned' else 0
-    turned = rotation(slots, head_width, self.rotary_base) if self.positions == 'rotary' else None
-    seen = jnp.broadcast_to(valid[:, None, None, :], (valid.shape[0], 1, *inputs.shape[1:] * 2))
-    norm = partial(Norm, self.normalization, self.normalization_epsilon, self.bias, self.dtype)
-    parts = block_parts(self, norm, self.heads, head_width, self.width_of_mlp, False)
-    x = Embed(self.vocabulary_size, places, self.width, self.init_scale, self.dtype, name='embed')(
-      inputs, slots
-    )
-    x = Dropout(self.dropout)(x, train)
-    for i in range(self.layers):
-      x, _ = Block(*parts, self.dropout, name=f'block_{i}')(x, Where(seen, turned, None), None, train)
-    x = norm(name='final_norm')(x).astype(jnp.float32)
-    count = jnp.maximum(valid.sum(axis=1, keepdims=True), 1)
-    pooled = jnp.where(valid[..., None], x, 0).sum(axis=1) / count
-    logits = Dense(self.classes, True, self.init_scale, self.dtype, name='head')(pooled)
-    return logits.astype(jnp.float32)
-
-  @property
-  def width_of_mlp(self):
-    return self.mlp_width or default_mlp_width(self.width, self.activation)
-
-  @property
-  def residual_scale(self):
-    """Standard deviation of the initial weights that write into the residual stream, as in GPT-2."""
-    return self.init_scale / math.sqrt(2 * self.layers)
+    time = inputs.shape[1]
+    lengths = jnp.full(inputs.shape[0], time) if lengths is None else lengths
+    segments, slots = masks.segments_of(lengths, time), jnp.arange(time)[None]  # [batch, time], [1, time]
+    turned = None
+    if self.positions == 'rotary':
+      turned = rotation(slots, self.width // self.heads, self.rotary_base)
+    where = Where(masks.same_segment(segments, segments)[:, None], turned, None)
+    x = self.drop(self.embed(inputs, slots), train)
+    for block in self.block:
+      x, _ = block(x, where, None, train)
+    x = jnp.where(segments[..., None] > 0, self.final_norm(x).astype(jnp.float32), 0)
+    pooled = x.sum(axis=1) / jnp.maximum(lengths[:, None], 1)
+    return self.head(pooled).astype(jnp.float32)
 
 
 def check(config):
