@@ -109,7 +109,7 @@ def start(config, workdir, label, began, quiet=False, may_differ=()):
 def suggest(path, prepared, console):
   """Tells what to type next."""
   config, task, commands = prepared.config, prepared.task, [f'aigc eval {path}']
-  if task.writes_text:
+  if task.prompts is not None:
     commands.insert(0, f'aigc generate {path} --prompt="..." --num=4')
   elif task.draw is not None:
     commands.insert(0, f'aigc generate {path} --num=16')
@@ -224,7 +224,7 @@ class TrainedRun:
       [Completion], `num` for each prompt.
     """
     set_up()
-    if not self.task.writes_text:
+    if self.task.prompts is None:
       raise UsageError(
         f'{self.path}: its task, {self.config["task"]["name"]}, writes no text{self.other_use()}'
       )

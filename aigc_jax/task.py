@@ -56,6 +56,14 @@ def keep_batch(params, extra, batch, context):
   return extra, batch
 
 
+class Prompts(NamedTuple):
+  """Where text begins that a model is to write."""
+
+  tokens: list  # int32 arrays, at least one token each: what the text goes on from
+  sources: list | None  # the tokens that an encoder reads for each; None: the model has none
+  dropped: list  # how many tokens of each text the model has no room for
+
+
 class Task(NamedTuple):
   """What is learned, as pure functions of arrays.
 
@@ -75,7 +83,9 @@ class Task(NamedTuple):
   draw(params, extra, data, key, num, label=None, interpolate=False) -> image [height, width, channels]: what
     `aigc generate` writes for a task that makes pictures; of `data` it may read the tokenizer and the facts. None:
     it makes none.
-  writes_text: its models continue text, by `models.decoder`.
+  prompts(tokenizer, texts) -> Prompts: how its models, by `models.decoder`, write from texts. Raises UsageError. None:
+    they write no text.
+  answers: what they write stands by itself, as a translation does, and does not go on from the text.
   layout: how `extra` lies: 'replicated'; 'rows', split over the devices (replay, environments); 'batch', its rows
     belong to the rows of the batch and go with them to devices and microbatches (a carried hidden state); or a tree
     of these, shaped like `extra` or a prefix of it.
@@ -91,7 +101,8 @@ class Task(NamedTuple):
   report: Callable = dict
   show: Callable | None = None
   draw: Callable | None = None
-  writes_text: bool = False
+  prompts: Callable | None = None
+  answers: bool = False
   layout: Any = 'replicated'
   whole_batch: bool = False
   unit: str = 'examples'

@@ -20,21 +20,25 @@ FORMS = {
   'images': Form('images', 'ImageData', ('class_names', 'image_shape')),
   'labelled_text': Form('labelled_text', 'LabelledTextData', ('tokenizer', 'class_names')),
   'image_tokens': Form('image_tokens', 'ImageTokensData', ('tokenizer',)),
+  'pairs': Form('pairs', 'PairData', ('tokenizer',)),
+  'synthetic_pairs': Form('synthetic_pairs', 'SyntheticPairsData', ('tokenizer',)),
 }
 # what each kind of source can be
 KINDS = {
   'text': ('text',),
-  'jsonl': ('text', 'labelled_text'),
-  'tsv': ('labelled_text',),
+  'jsonl': ('text', 'labelled_text', 'pairs'),
+  'tsv': ('labelled_text', 'pairs'),
   'images': ('images',),
   'npz': ('images',),
   'idx': ('images',),
   'tfds': ('images',),
   'run': ('image_tokens',),
+  'synthetic': ('synthetic_pairs',),
 }
 BUNDLED_FORMS = {
   'moby_dick': ('text',),
-  'song_ci': ('text', 'labelled_text'),
+  'song_ci': ('text', 'labelled_text', 'pairs'),
+  'en_zh': ('pairs',),
   'fashion_mnist_5k': ('images',),
 }
 

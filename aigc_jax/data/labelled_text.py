@@ -1,25 +1,23 @@
-"""Labelled text as batches: `tsv:PATH` and `jsonl:PATH`, one text and its class on each line (.gz too).
+"""Labelled text as batches: `tsv:PATH` and `jsonl:PATH`, one text and its class on each line, as `records` has them.
 
-Columns of TSV are named by its first line, or numbered from 1 where both fields are numbers and no line is a header.
-A JSON text may be a list of lines. `bundled:song_ci` is JSON lines: poems, by `author` or by `title`, their tune.
+`bundled:song_ci` is JSON lines: poems, by `author` or by `title`, their tune.
 """
 
 import collections
 import dataclasses
 import functools
-from collections.abc import Container, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Container, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
 from aigc_jax.config import Positive, Range
-from aigc_jax.data import batches, sources, tokenizers
+from aigc_jax.data import batches, records, sources, tokenizers
 from aigc_jax.data.pipeline import Dataset
 from aigc_jax.data.tokenizers import Tokenizer
 from aigc_jax.errors import DataError, listed, nearest
 
-KINDS = {'tsv': 'tsv:PATH', 'jsonl': 'jsonl:PATH', 'bundled': 'bundled:song_ci'}
+KINDS = records.KINDS | {'bundled': 'bundled:song_ci'}
 BUNDLED = {name: found for name, found in sources.BUNDLED.items() if found[0].endswith('.jsonl.gz')}
 
 
@@ -91,20 +89,12 @@ def read(config: dict[str, Any], name: str) -> tuple[str, list[Example]]:
   """The sha256 of the file of `name` and its examples in order. Raises UsageError and DataError."""
   kind, place = sources.parted(name, KINDS)
   if kind == 'bundled':
-    path, sha256 = sources.find_bundled(name, place, BUNDLED)
+    kind, (path, sha256) = 'jsonl', sources.find_bundled(name, place, BUNDLED)
   else:
-    path = sources.existing(name, place)
-    if path.is_dir():
-      raise DataError(
-        f'{name}: {path} is a folder; {kind} takes one file with a text and its class on each line'
-      )
-    sha256 = sources.hash_file(name, path)
-  lines = (_tsv if kind == 'tsv' else _json_lines)(path, config['label_field'], config['text_field'])
-  examples = []
-  for example in sources.reading(path, lines):
-    if not example.label or not example.text:
-      raise DataError(f'{example.where}: the {"text" if example.label else "label"} is empty')
-    examples.append(example._replace(text=sources.whole_characters(example.text)))
+    path, sha256 = records.open_lines(name, kind, place)
+  fields = {option: config[option] for option in ('label_field', 'text_field')}
+  found = records.read(kind, path, fields, numbers=('label_field',))
+  examples = [Example(text, label, where) for (label, text), where in found]
   if not examples:
     raise DataError(f'{name}: {path} holds no text')
   return sha256, examples
@@ -117,51 +107,6 @@ def of_classes(config: dict[str, Any], examples: list[Example], classes: Contain
   if not (kept := [example for example in examples if example.label in classes]):
     raise DataError(f'{examples[0].where}: no text here or below is of a class that was kept in training')
   return kept
-
-
-def _tsv(path: Path, label_field: str, text_field: str) -> Iterator[Example]:
-  fields, columns = (label_field, text_field), None
-  if all(_is_number(field) for field in fields):
-    columns = tuple(int(field) - 1 for field in fields)
-  for line, where in sources.lines_of(path):
-    cells = line.rstrip('\r\n').split('\t')
-    if columns is None:
-      columns = tuple(_column(cells, field, where) for field in fields)
-    elif line.strip():
-      if len(cells) <= max(columns):
-        raise DataError(f'{where}: {len(cells)} columns set apart by tabs; {max(columns) + 1} are needed')
-      yield Example(cells[columns[1]], cells[columns[0]], where)
-
-
-def _is_number(field):
-  return field.isascii() and field.isdigit() and int(field) > 0
-
-
-def _column(header, field, where):
-  if field in header:
-    return header.index(field)
-  if _is_number(field) and int(field) <= len(header):
-    return int(field) - 1
-  raise DataError(
-    f'{where}: no column {field!r}; {nearest(field, header)}its columns are {listed(header[:8])}; choose by '
-    'data.label_field and data.text_field, by numbers from 1 where the file has no line of names'
-  )
-
-
-def _json_lines(path: Path, label_field: str, text_field: str) -> Iterator[Example]:
-  for record, where in sources.json_records(path):
-    for field, kinds in ((label_field, (str, int)), (text_field, (str, list))):
-      if field not in record:
-        present = listed(list(record)[:8]) or 'none'
-        hint = 'choose by data.label_field and data.text_field'
-        raise DataError(f'{where}: no field {field!r}; its fields are {present}; {hint}')
-      lines = record[field] if isinstance(record[field], list) else ()
-      fits = isinstance(record[field], kinds) and all(isinstance(line, str) for line in lines)
-      if not fits or isinstance(record[field], bool):
-        wanted = 'a string or a whole number' if int in kinds else 'a string or a list of strings'
-        raise DataError(f'{where}: field {field!r} holds {sources.kind_of(record[field])}, not {wanted}')
-    text = record[text_field]
-    yield Example(text if isinstance(text, str) else '\n'.join(text), str(record[label_field]), where)
 
 
 def _dataset(config, tokenizer, class_names, train, validation, facts):
@@ -196,7 +141,7 @@ def _dataset(config, tokenizer, class_names, train, validation, facts):
 
 def _arrays(config, tokenizer, class_names, examples):
   """Inputs, lengths and labels of all examples, and how many texts are cut."""
-  _check_alphabet(tokenizer, examples)
+  records.check_alphabet(tokenizer, ((example.text, example.where) for example in examples))
   length, places = config['sequence_length'], {name: i for i, name in enumerate(class_names)}
   inputs = np.zeros((len(examples), length), np.int32)  # [texts, time]
   lengths, labels = (np.zeros(len(examples), np.int32) for _ in range(2))
@@ -211,14 +156,3 @@ def _arrays(config, tokenizer, class_names, examples):
     inputs[i, : lengths[i]] = tokens[:length]
     cut += len(tokens) > length
   return {'inputs': inputs, 'lengths': lengths, 'labels': labels, 'cut': cut}
-
-
-def _check_alphabet(tokenizer, examples):
-  if 'characters' not in tokenizer.saved:
-    return
-  known = set(tokenizer.saved['characters'])
-  for example in examples:
-    if unknown := [c for c in example.text if c not in known]:
-      raise DataError(
-        f'{example.where}: outside the vocabulary of {len(known):,} characters: {tokenizers.listed(unknown)}'
-      )

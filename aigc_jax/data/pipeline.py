@@ -49,6 +49,8 @@ class Dataset(NamedTuple):
   facts: dict[str, Any]  # for people
   # arrays that lie on the device for the whole run; a step sees them in its batch, under 'resident'
   resident: Batch | None = None
+  shapes: Callable[[], list[Batch]] | None = None  # a batch of each shape that trains; None: all have one
+  pairs: tuple[tuple[str, str], ...] = ()  # (source, target) of the validation split, as texts
 
   def example(self) -> Batch:
     """The first training batch as a step sees it, with the resident arrays."""

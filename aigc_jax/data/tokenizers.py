@@ -8,7 +8,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,6 +37,13 @@ class Tokenizer:
   @property
   def vocabulary_size(self) -> int:
     return len(self.pieces)
+
+  @property
+  def source(self) -> 'Tokenizer':
+    """Of what a model reads; `target`: of what it writes. Two in a PairTokenizer."""
+    return self
+
+  target = source
 
   def encode(self, text: str) -> np.ndarray:
     """int32 [tokens]. UsageError where a character vocabulary lacks a character of `text`."""
@@ -67,22 +74,43 @@ class Tokenizer:
     files.write_atomically(path, _to_json(self.saved))
 
 
-def load(path) -> Tokenizer:
+class PairTokenizer(NamedTuple):
+  """Two vocabularies, of what a model reads and of what it writes; where one is meant, it is the latter."""
+
+  source: Tokenizer
+  target: Tokenizer
+
+  @property
+  def name(self) -> str:
+    return self.target.name
+
+  @property
+  def vocabulary_size(self) -> int:
+    return self.target.vocabulary_size
+
+  @property
+  def saved(self) -> dict[str, Any]:
+    return {'format': FORMAT, 'name': 'pair', 'source': self.source.saved, 'target': self.target.saved}
+
+  @property
+  def sha256(self) -> str:
+    return hashlib.sha256(_to_json(self.saved).encode('utf-8')).hexdigest()
+
+  def save(self, path) -> None:
+    """As Tokenizer.save."""
+    files.write_atomically(path, _to_json(self.saved))
+
+
+def load(path) -> Tokenizer | PairTokenizer:
   """The tokenizer that `save` wrote. StorageError where the file is missing or not one."""
   try:
     with open(path, encoding='utf-8') as stream:
       saved = json.load(stream)
     if saved['format'] != FORMAT:
       raise StorageError(f'{path}: format {saved["format"]}, and this version reads format {FORMAT}')
-    end_of_text = saved.get('end_of_text', False)
-    if saved['name'] == image_codes.NAME:
-      return image_codes.ImageTokenizer(saved)
-    return {
-      'characters': lambda: characters(saved['characters'], end_of_text),
-      'bytes': lambda: byte_values(end_of_text),
-      'bpe': lambda: _from_bpe(saved),
-      'gpt2': gpt2,
-    }[saved['name'].partition(':')[0]]()
+    if saved['name'] == 'pair':
+      return PairTokenizer(_made_of(saved['source']), _made_of(saved['target']))
+    return _made_of(saved)
   except FileNotFoundError:
     raise StorageError(f'{path}: there is no such tokenizer file') from None
   except OSError as error:
@@ -91,6 +119,18 @@ def load(path) -> Tokenizer:
     raise StorageError(
       f'{path}: not a tokenizer file of this package ({type(error).__name__}: {error})'
     ) from None
+
+
+def _made_of(saved):
+  end_of_text = saved.get('end_of_text', False)
+  if saved['name'] == image_codes.NAME:
+    return image_codes.ImageTokenizer(saved)
+  return {
+    'characters': lambda: characters(saved['characters'], end_of_text),
+    'bytes': lambda: byte_values(end_of_text),
+    'bpe': lambda: _from_bpe(saved),
+    'gpt2': gpt2,
+  }[saved['name'].partition(':')[0]]()
 
 
 def check(specification: str) -> tuple[str, int | None]:

@@ -3,13 +3,22 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from aigc_jax.models import autoencoder, classifier, rnn, transformer, transformer_classifier, vq_autoencoder
+from aigc_jax.models import (
+  autoencoder,
+  classifier,
+  recurrent_encoder_decoder,
+  rnn,
+  transformer,
+  transformer_classifier,
+  vq_autoencoder,
+)
 
 SCHEMAS = {
   'transformer': transformer.Transformer,
   'transformer_encoder': transformer.TransformerEncoder,
   'transformer_encoder_decoder': transformer.TransformerEncoderDecoder,
   'rnn': rnn.RecurrentNetwork,
+  'rnn_encoder_decoder': recurrent_encoder_decoder.RecurrentEncoderDecoder,
   'autoencoder': autoencoder.Autoencoder,
   'vq_autoencoder': vq_autoencoder.VectorQuantizedAutoencoder,
   'mlp': classifier.MultilayerPerceptron,

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from aigc_jax import data
 from aigc_jax.errors import UsageError, listed
-from aigc_jax.tasks import autoencoding, classification, language
+from aigc_jax.tasks import autoencoding, classification, language, translation
 
 
 class Kind(NamedTuple):
@@ -21,6 +21,9 @@ KINDS = {
   'autoencoding': Kind(autoencoding, autoencoding.AutoencodingConfig, autoencoding.MODELS, ('images',)),
   'classification': Kind(
     classification, classification.ClassificationConfig, classification.MODELS, ('images', 'labelled_text')
+  ),
+  'translation': Kind(
+    translation, translation.TranslationConfig, translation.MODELS, ('pairs', 'synthetic_pairs')
   ),
 }
 SCHEMAS = {name: kind.schema for name, kind in KINDS.items()}

@@ -14,7 +14,7 @@ from aigc_jax.task import Context, Task
 from aigc_jax.tasks import confusion
 from aigc_jax.tasks.augmentation import dynamic_binarization, random_crop, random_flip, random_jitter
 from aigc_jax.tasks.images import as_floats, gather
-from aigc_jax.tasks.losses import softmax_cross_entropy
+from aigc_jax.tasks.losses import smoothed_cross_entropy, softmax_cross_entropy
 
 MODELS = ('mlp', 'cnn', 'resnet', 'rnn_classifier', 'transformer_classifier')
 NAMED_CLASSES = 20  # with more classes than these, accuracies of single classes stay out of the metrics
@@ -165,18 +165,6 @@ def augment(task, batch, key):
   if task['jitter'] is not None:
     batch = batch | {'images': random_jitter(jitter_key, batch['images'], task['jitter'])}
   return batch
-
-
-def smoothed_cross_entropy(logits, labels, smoothing=None):
-  """Cross-entropy in nats, [batch, classes] and [batch] -> [batch], of labels of which a part is spread evenly.
-
-  `smoothing`: the part that goes to all classes alike (Szegedy et al. 2016, section 7); None: none.
-  """
-  nats = softmax_cross_entropy(logits, labels)
-  if smoothing is None:
-    return nats
-  even = jax.nn.logsumexp(logits, -1) - logits.mean(-1)
-  return (1 - smoothing) * nats + smoothing * even
 
 
 def measures(logits, labels, mask, bins):

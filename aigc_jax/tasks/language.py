@@ -7,13 +7,14 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from aigc_jax import models
 from aigc_jax.config import Positive
 from aigc_jax.errors import UsageError
 from aigc_jax.generation import text as generation
 from aigc_jax.generation.strategies import Sampling
-from aigc_jax.task import Task
+from aigc_jax.task import Prompts, Task
 from aigc_jax.tasks import image_language
 from aigc_jax.tasks.losses import softmax_cross_entropy
 
@@ -135,11 +136,18 @@ def build(config):
     report=report,
     show=shown if images else show,
     draw=draw if images else None,
-    writes_text=not images,
+    prompts=None if images else prompts,
     layout='batch' if carries else 'replicated',
     unit='tokens',
     higher_is_better=('accuracy',),
   )
+
+
+def prompts(tokenizer, texts):
+  """Text goes on from each of `texts`; from an empty one, at the beginning of a document."""
+  separator = np.array(tokenizer.separator, np.int32)
+  tokens = [ids if len(ids) else separator for ids in tokenizer.encode_all(list(texts))]
+  return Prompts(tokens, None, [0] * len(tokens))
 
 
 def restarted(carry, begins):

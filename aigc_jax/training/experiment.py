@@ -63,10 +63,24 @@ def batch_on_devices(prepared, batch):
   return prepared.program.put_batch(rows) | prepared.resident
 
 
-def lower_step(prepared):
-  """The train step for the shapes of the example; compiled ahead of time, so that another shape is an error."""
-  batch = batch_on_devices(prepared, prepared.example)
+def lower_step(prepared, example=None):
+  """The train step for the shapes of a batch; compiled ahead of time, so that another shape is an error."""
+  batch = batch_on_devices(prepared, prepared.example if example is None else example)
   return prepared.program.step.lower(prepared.floats, prepared.target, batch)
+
+
+def shape_of(batch):
+  return tuple(sorted((name, array.shape) for name, array in batch.items() if name != RESIDENT))
+
+
+def compile_steps(experiment, prepared):
+  """({shape of a batch: compiled train step}, FLOPs of a step or None): all compilations of training, at once."""
+  examples = experiment.dataset.shapes() if experiment.dataset.shapes else [prepared.example]
+  lowered = {shape_of(example): lower_step(prepared, example) for example in examples}
+  compiled = {shape: step.compile() for shape, step in lowered.items()}
+  one = next(iter(lowered.values()))
+  # with several shapes a step's work differs from the next one's
+  return compiled, flops_of(one, experiment, prepared) if len(lowered) == 1 else None
 
 
 def flops_of(lowered, experiment, prepared):
@@ -106,7 +120,7 @@ def dry_run(experiment):
   lines += [
     f'{"devices":<24}{describe_devices(prepared.program)}',
     f'{"a step":<24}{shapes_of(prepared.example)}',
-    f'{"in all":<24}{steps:,} steps of {rows:,} rows, {steps / experiment.dataset.facts["steps_per_epoch"]:.1f} epochs',
+    f'{"in all":<24}{steps:,} steps of {rows:,} rows{epochs_of(experiment)}',
     f'{"compiled in":<24}{seconds:.1f} s',
     f'{"FLOPs a step":<24}{count(flops) if flops else "unknown"}',
     f'{"memory of a step":<24}{size(memory.argument_size_in_bytes)} arguments, '
@@ -114,6 +128,11 @@ def dry_run(experiment):
     f'{size(memory.alias_size_in_bytes)} of them in the place of arguments',
   ]
   return '\n'.join(lines + notes_on(config))
+
+
+def epochs_of(experiment):
+  each = experiment.dataset.facts['steps_per_epoch']  # None where the data has no end
+  return f', {experiment.config["training"]["steps"] / each:.1f} epochs' if each else ''
 
 
 def shapes_of(batch):
@@ -246,10 +265,12 @@ def take_steps(experiment, prepared, folder, console, state, start, writer, chec
     folder.write_status('done', start, checkpoint=start, message='early stop')
     return Outcome(state, start, 'early stop')
   compile_began = time.perf_counter()
-  lowered = lower_step(prepared)
-  compiled = lowered.compile()  # the one compilation of the train step
+  compiled, flops = compile_steps(experiment, prepared)
   now = time.perf_counter()
-  console.say(f'compiled in {now - compile_began:.1f} s; first step {now - began:.1f} s after the start')
+  programs = f' {len(compiled)} programs, one for each shape of a batch,' if len(compiled) > 1 else ''
+  console.say(
+    f'compiled{programs} in {now - compile_began:.1f} s; first step {now - began:.1f} s after the start'
+  )
   save = hooks.saver(checkpointer, writer, notes)
   interval = [
     hooks.evaluation(config, program, prepared.floats, dataset, task, writer, console, costs, notes),
@@ -264,13 +285,13 @@ def take_steps(experiment, prepared, folder, console, state, start, writer, chec
     steps=training['steps'],
     log_every=training['log_every'],
     unit=task.unit,
-    flops=flops_of(lowered, experiment, prepared),
+    flops=flops,
     devices=devices,
     notes=notes,
     saved=lambda: checkpointer.newest,
   )
   folder.write_status('running', start, checkpoint=notes['checkpoint'])
-  step_function = lambda state, batch: compiled(prepared.floats, state, batch)
+  step_function = lambda state, batch: compiled[shape_of(batch)](prepared.floats, state, batch)
   batch_at = lambda n: batch_on_devices(prepared, dataset.train_batch(n))
   console.start(start, training['steps'])
   try:

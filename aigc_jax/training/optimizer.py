@@ -29,7 +29,7 @@ class OptimizerConfig:
   adam_learning_rate: Annotated[float | None, NonNegative] = (
     None  # muon: peak of the rest; None: learning_rate
   )
-  schedule: Literal['constant', 'cosine', 'linear', 'warmup_stable_decay'] = 'cosine'
+  schedule: Literal['constant', 'cosine', 'linear', 'warmup_stable_decay', 'inverse_sqrt'] = 'cosine'
   warmup_steps: Annotated[int, NonNegative] = 0  # may exceed the run, which then ends in warm-up
   decay_steps: Annotated[int | None, Positive] = None  # the step where the decay ends; None: training.steps
   decay_fraction: Annotated[float, UnitInterval] = (
@@ -88,8 +88,8 @@ def unused(config):
   idle = {field: f'with {name}' for field in users if name not in users[field]}
   if config['schedule'] != 'warmup_stable_decay':
     idle['decay_fraction'] = f'with schedule {config["schedule"]}'
-  if config['schedule'] == 'constant':
-    idle['final_fraction'] = 'with schedule constant'
+  if config['schedule'] in ('constant', 'inverse_sqrt'):
+    idle['final_fraction'] = f'with schedule {config["schedule"]}'
   if config['weight_decay'] is None:
     idle['decay_on'] = 'without weight_decay'
   return [(field, why) for field, why in idle.items() if config[field] != getattr(defaults, field)]
@@ -156,8 +156,9 @@ def decay_mask(decay_on, params):
 def unit_schedule(config, steps, step):
   """The learning rate at `step` (int, from 0) as a part of its peak, float32 in [0, 1].
 
-  Warm-up is linear and ends at 1 in step `warmup_steps`, as nanoGPT's; every shape but the constant one then
-  reaches `final_fraction` at `decay_steps` and stays there.
+  Warm-up is linear and ends at 1 in step `warmup_steps`, as nanoGPT's; every shape but the constant one and
+  'inverse_sqrt' then reaches `final_fraction` at `decay_steps` and stays there. 'inverse_sqrt' is 1 / sqrt(step) from
+  there on (Vaswani et al. 2017, eq. 3).
   """
   warmup, end = config['warmup_steps'], config['decay_steps'] or steps
   step, floor = jnp.asarray(step, jnp.float32), jnp.asarray(config['final_fraction'], jnp.float32)
@@ -172,6 +173,8 @@ def unit_schedule(config, steps, step):
       shape = floor + (1 - floor) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
     case 'linear' | 'warmup_stable_decay':
       shape = floor + (1 - floor) * (1 - progress)
+    case 'inverse_sqrt':
+      shape = jnp.sqrt((start + 1) / jnp.maximum(step + 1, start + 1))
   return jnp.where(step < warmup, (step + 1) / (warmup + 1), shape)
 
 

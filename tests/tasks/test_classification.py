@@ -14,7 +14,7 @@ from aigc_jax.config import floats_of
 from aigc_jax.errors import UsageError
 from aigc_jax.models import SCHEMAS as MODELS
 from aigc_jax.task import Context
-from aigc_jax.tasks import classification
+from aigc_jax.tasks import classification, losses
 from aigc_jax.training import parallel
 from aigc_jax.training import step as step_module
 
@@ -153,9 +153,9 @@ def test_smoothed_loss_and_its_slope_are_those_of_torch():
   theirs = torch.nn.CrossEntropyLoss(label_smoothing=0.2, reduction='none')(peer, torch.tensor(labels).long())
   theirs.sum().backward()
   np.testing.assert_allclose(
-    classification.smoothed_cross_entropy(logits, labels, 0.2), theirs.detach(), rtol=1e-5, atol=1e-6
+    losses.smoothed_cross_entropy(logits, labels, 0.2), theirs.detach(), rtol=1e-5, atol=1e-6
   )
-  slope = jax.grad(lambda x: classification.smoothed_cross_entropy(x, labels, 0.2).sum())(logits)
+  slope = jax.grad(lambda x: losses.smoothed_cross_entropy(x, labels, 0.2).sum())(logits)
   np.testing.assert_allclose(slope, peer.grad, rtol=1e-5, atol=1e-6)
 
 

@@ -1,0 +1,291 @@
+"""Pairs of texts as batches: `tsv:PATH` and `jsonl:PATH`, a source and its target on each line, as `records` has them.
+
+`bundled:en_zh` is English and Chinese; `bundled:song_ci` is a poem's tune with the first half of its lines, and the
+second half. A source ends in the tokenizer's end-of-text token; a target begins after that token and ends in it.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+
+from aigc_jax.config import Positive, Range
+from aigc_jax.data import batches, records, sources, tokenizers
+from aigc_jax.data.pipeline import Batch, Dataset
+from aigc_jax.data.tokenizers import PairTokenizer
+from aigc_jax.errors import DataError, UsageError
+
+BUNDLED = {
+  'en_zh': ('en_zh.tsv.gz', '1faa2a1d28c8c21108a43a1a3a18ab298ab922612cbd3f00cde5bcfa8c5de1e1'),
+  'song_ci': sources.BUNDLED['song_ci'],
+}
+KINDS = records.KINDS | {'bundled': 'bundled:en_zh'}
+FIELDS = {'tsv': ('1', '2'), 'jsonl': ('source', 'target')}  # where the config names none
+SHAPE_STEP = 8  # tokens that the lengths of a bucket are rounded up to
+
+
+@dataclasses.dataclass(frozen=True)
+class PairData:
+  source: str = 'bundled:en_zh'  # tsv:PATH, jsonl:PATH, bundled:en_zh or bundled:song_ci
+  validation_source: str | None = None  # None: a part of `source`
+  validation_fraction: Annotated[float, Range('in (0, 1)', above=0, below=1)] = 0.1
+  source_field: str | None = None  # a column or JSON field; None: column 1, field 'source'
+  target_field: str | None = None  # None: column 2, field 'target'
+  tokenizer: str = 'characters'  # characters, bytes, bpe:SIZE, gpt2
+  source_tokenizer: str | None = None  # of sources alone; None: one vocabulary for both
+  source_length: Annotated[int, Positive] = 128  # tokens, the end included
+  target_length: Annotated[int, Positive] = 128
+  too_long: Literal['cut', 'refuse'] = 'cut'  # what is done with a longer text
+  buckets: Annotated[int, Positive] = 1  # groups of like lengths; each is a shape, and compiled once
+  batch_size: Annotated[int, Positive] = 32  # pairs of a step, over all devices and microbatches
+  seed: int = 0
+
+
+class Pair(NamedTuple):
+  source: str
+  target: str
+  where: str  # file and line, for errors
+
+
+class Bucket(NamedTuple):
+  """Pairs of one shape, `rows` [n] of their split."""
+
+  rows: np.ndarray
+  shape: tuple[int, int]  # tokens of the sources and of the targets
+
+
+class Encoded(NamedTuple):
+  """The tokens of a split: lists of int32 arrays, and how many texts were cut."""
+
+  sources: list
+  targets: list
+  cut: tuple[int, int]
+
+  @property
+  def lengths(self):
+    """[pairs, 2] int: tokens of each source and target."""
+    return np.array([list(map(len, self.sources)), list(map(len, self.targets))]).T
+
+
+def load(data_config: dict[str, Any], tokenizer=None) -> Dataset:
+  """The pairs that `config.data` describes; `tokenizer`, where given, is used instead of making one.
+
+  A batch holds 'sources' (int32 [batch, source], 0 behind a text) and their 'lengths' (int32 [batch]), 'inputs' and
+  'targets' (int32 [batch, time]: each target is the token after its input) and 'mask' (float32 [batch, time], 0 behind
+  a target, and in rows that fill up a bucket's last batch). Its shape is that of one bucket.
+  Raises UsageError (config) and DataError (files, an empty side, characters outside the vocabulary).
+  """
+  config = batches.checked(PairData, data_config)
+  if tokenizer is None:
+    tokenizers.check(config['tokenizer'])
+    tokenizers.check(config['source_tokenizer'] or config['tokenizer'])
+  sha256, train = read(config, config['source'])
+  facts = {'source': config['source'], 'sha256': sha256}
+  if config['validation_source']:
+    facts['validation_source'] = config['validation_source']
+    facts['validation_sha256'], validation = read(config, config['validation_source'])
+    split = 'validation has a source of its own'
+  else:
+    *rows, split = batches.split_rows(config['source'], len(train), config['validation_fraction'], 'pairs')
+    train, validation = ([train[row] for row in chosen.tolist()] for chosen in rows)
+  if tokenizer is None:
+    tokenizer = make_tokenizer(config, train, validation)
+  return make_dataset(config, tokenizer, train, validation, facts | {'split': split})
+
+
+def load_validation(data_config: dict[str, Any], tokenizer) -> Dataset:
+  """As `load`, with all of `source` for validation and no training batches: for a trained model."""
+  config = batches.checked(PairData, data_config)
+  sha256, pairs = read(config, config['source'])
+  facts = {'source': config['source'], 'sha256': sha256, 'split': 'all of it validates'}
+  return make_dataset(config, tokenizer, None, pairs, facts)
+
+
+def read(config: dict[str, Any], name: str) -> tuple[str, list[Pair]]:
+  """The sha256 of the file of `name` and its pairs in order. Raises UsageError and DataError."""
+  kind, place = sources.parted(name, KINDS)
+  if kind == 'bundled':
+    path, sha256 = sources.find_bundled(name, place, BUNDLED)
+    kind = 'jsonl' if path.name.endswith('.jsonl.gz') else 'tsv'
+  else:
+    path, sha256 = records.open_lines(name, kind, place)
+  options = dict(zip(('source_field', 'target_field'), FIELDS[kind], strict=True))
+  fields = {option: config[option] or usual for option, usual in options.items()}
+  if name == 'bundled:song_ci':
+    pairs = [halves(*found) for found in sources.reading(path, sources.json_records(path))]
+    pairs = [pair for pair in pairs if pair is not None]
+  else:
+    pairs = [Pair(*record.values, record.where) for record in records.read(kind, path, fields)]
+  if not pairs:
+    raise DataError(f'{name}: {path} holds no pair')
+  return sha256, pairs
+
+
+def halves(poem, where):
+  """A poem as a pair: its tune and the first half of its lines, and the others; None where it has one line."""
+  lines = poem['lines']
+  half = -(-len(lines) // 2)
+  if len(lines) < 2:
+    return None
+  return Pair('\n'.join([poem['title'], *lines[:half]]), '\n'.join(lines[half:]), where)
+
+
+def make_tokenizer(config: dict[str, Any], train: list[Pair], validation: list[Pair]):
+  """Of all characters; BPE of the training part. One for both sides, or a PairTokenizer where they are separate."""
+
+  def build(specification, sides):
+    texts = lambda pairs: (pair[side] for pair in pairs for side in sides)
+    alphabet = ''.join({character for text in texts(train + validation) for character in text})
+    return tokenizers.build(specification, alphabet, lambda: texts(train), separated=True)
+
+  if config['source_tokenizer'] is None:
+    return build(config['tokenizer'], (0, 1))
+  return PairTokenizer(build(config['source_tokenizer'], (0,)), build(config['tokenizer'], (1,)))
+
+
+def make_dataset(config, tokenizer, train, validation, facts) -> Dataset:
+  parts = {name: part for name, part in (('train', train), ('validation', validation)) if part is not None}
+  encoded = {name: encode(config, tokenizer, part) for name, part in parts.items()}
+  lengths = np.concatenate([part.lengths for part in encoded.values()])
+  shapes = bucket_shapes(lengths, config['buckets'])
+  groups = {name: assign(part.lengths, shapes) for name, part in encoded.items()}
+  facts = facts | {
+    'size': f'{" and ".join(f"{len(part):,}" for part in parts.values())} pairs',
+    **tokenizer_facts(tokenizer),
+    **{f'{name}_pairs': len(part) for name, part in parts.items()},
+    **{f'cut_{side}s': sum(part.cut[i] for part in encoded.values()) for i, side in enumerate(SIDES)},
+    'buckets': ', '.join(
+      f'{b.shape[0]} and {b.shape[1]}: {len(b.rows):,}' for b in next(iter(groups.values()))
+    ),
+    **{f'{side}_length': config[f'{side}_length'] for side in SIDES},
+  }
+  size = config['batch_size']
+  pieces = {
+    name: [arrays_of(encoded[name], bucket, tokenizer.target.end_of_text) for bucket in found]
+    for name, found in groups.items()
+  }
+  texts = tuple((pair.source, pair.target) for pair in validation)
+  validation_batches = functools.partial(in_order, pieces['validation'], size)
+  count = sum(-(-len(bucket.rows) // size) for bucket in groups['validation'])
+  if train is None:
+    return Dataset(tokenizer, batches.no_training, validation_batches, count, facts, pairs=texts)
+  train_batch, starts = shuffled(pieces['train'], size, config['seed'])
+  facts['steps_per_epoch'] = len(starts)
+  return Dataset(
+    tokenizer,
+    train_batch,
+    validation_batches,
+    count,
+    facts,
+    shapes=lambda: [batch_of(arrays, np.arange(0), size) for arrays in pieces['train']],
+    pairs=texts,
+  )
+
+
+SIDES = ('source', 'target')
+
+
+def tokenizer_facts(tokenizer):
+  facts = {'tokenizer': tokenizer.name, 'vocabulary_size': tokenizer.vocabulary_size}
+  if tokenizer.source is not tokenizer.target:
+    facts |= {'source_tokenizer': tokenizer.source.name}
+    facts |= {'source_vocabulary_size': tokenizer.source.vocabulary_size}
+  return facts
+
+
+def encode(config, tokenizer, pairs: list[Pair]) -> Encoded:
+  """The tokens of pairs, each text with its end; one that is too long is cut, and then a target has no end.
+
+  Raises DataError for characters outside the vocabulary, UsageError for a text too long where that is refused.
+  """
+  found, cut = [], []
+  for i, (side, known) in enumerate(zip(SIDES, (tokenizer.source, tokenizer.target), strict=True)):
+    records.check_alphabet(known, ((pair[i], pair.where) for pair in pairs))
+    limit, end = config[f'{side}_length'], np.array([known.end_of_text], np.int32)
+    ids = [np.concatenate([tokens, end]) for tokens in known.encode_all([pair[i] for pair in pairs])]
+    long = [row for row, tokens in enumerate(ids) if len(tokens) > limit]
+    if long and config['too_long'] == 'refuse':
+      raise UsageError(
+        f'{pairs[long[0]].where}: the {side} has {len(ids[long[0]])} tokens, its end included, and '
+        f'config.data.{side}_length is {limit}; raise it, or cut the {len(long):,} that are longer by '
+        '--config.data.too_long=cut'
+      )
+    keep = (
+      (lambda tokens, n, end=end: np.concatenate([tokens[: n - 1], end])) if i == 0 else (lambda t, n: t[:n])
+    )
+    found.append([keep(tokens, limit) if len(tokens) > limit else tokens for tokens in ids])
+    cut.append(len(long))
+  return Encoded(*found, tuple(cut))
+
+
+def bucket_shapes(lengths: np.ndarray, buckets: int) -> list[tuple[int, int]]:
+  """Shapes (source, target), at most `buckets`, that hold groups of about as many pairs each; the last holds all."""
+  order = np.argsort(lengths.sum(1), kind='stable')
+  groups = [lengths[rows] for rows in np.array_split(order, buckets) if len(rows)]
+  most = [np.maximum.reduce(group) for group in [*groups[:-1], lengths]]
+  rounded = [tuple((-(-shape // SHAPE_STEP) * SHAPE_STEP).tolist()) for shape in most]
+  return list(dict.fromkeys(rounded))
+
+
+def assign(lengths: np.ndarray, shapes: list[tuple[int, int]]) -> list[Bucket]:
+  """Each pair to the first of the shapes that holds it; shapes without pairs are left out."""
+  fits = np.array([(lengths <= shape).all(1) for shape in shapes])  # [shapes, pairs]
+  first = fits.argmax(0)
+  found = [Bucket(np.flatnonzero(first == i), shape) for i, shape in enumerate(shapes)]
+  return [bucket for bucket in found if len(bucket.rows)]
+
+
+def arrays_of(encoded: Encoded, bucket: Bucket, begin: int) -> Batch:
+  """The arrays of a bucket's pairs, as a batch has them."""
+  count, (source, target) = len(bucket.rows), bucket.shape
+  arrays = {
+    name: np.zeros((count, width), np.int32)
+    for name, width in zip(('sources', 'inputs', 'targets'), (source, target, target), strict=True)
+  }
+  arrays |= {'lengths': np.zeros(count, np.int32), 'mask': np.zeros((count, target), np.float32)}
+  for i, row in enumerate(bucket.rows):
+    tokens, targets = encoded.sources[row], encoded.targets[row]
+    arrays['sources'][i, : len(tokens)] = tokens
+    arrays['lengths'][i] = len(tokens)
+    arrays['inputs'][i, : len(targets)] = [begin, *targets[:-1]]
+    arrays['targets'][i, : len(targets)] = targets
+    arrays['mask'][i, : len(targets)] = 1
+  return arrays
+
+
+def batch_of(arrays: Batch, rows: np.ndarray, size: int) -> Batch:
+  """The rows [n] of a bucket as a batch of `size`, which ends in zeros."""
+  padded = lambda array: np.concatenate(
+    [array[rows], np.zeros((size - len(rows), *array.shape[1:]), array.dtype)]
+  )
+  return {name: padded(array) for name, array in arrays.items()}
+
+
+def in_order(pieces: list[Batch], size: int) -> Iterator[Batch]:
+  """All pairs once, bucket by bucket."""
+  for arrays in pieces:
+    for first in range(0, len(arrays['lengths']), size):
+      yield batch_of(arrays, np.arange(first, min(first + size, len(arrays['lengths']))), size)
+
+
+def shuffled(pieces: list[Batch], size: int, seed: int):
+  """(step -> batch, where the batches of an epoch begin). An epoch has each pair once, batches of all buckets mixed.
+
+  Which pairs are together, and when, is a function of `seed` and the epoch alone.
+  """
+  starts = [(n, first) for n, arrays in enumerate(pieces) for first in range(0, len(arrays['lengths']), size)]
+
+  @functools.lru_cache(maxsize=2)
+  def order(epoch):
+    generator = np.random.default_rng([seed % 2**64, epoch])
+    return generator.permutation(len(starts)), [generator.permutation(len(a['lengths'])) for a in pieces]
+
+  def train_batch(step):
+    epoch, place = divmod(int(step), len(starts))
+    batch_order, row_orders = order(epoch)
+    n, first = starts[batch_order[place]]
+    return batch_of(pieces[n], row_orders[n][first : first + size], size)
+
+  return train_batch, starts

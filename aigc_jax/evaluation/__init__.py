@@ -1,0 +1,1 @@
+"""Scores of written text, each with the protocol that made it: whoever compares figures needs both."""

@@ -1,0 +1,184 @@
+"""Sequence to sequence: write a target from a source, with an encoder and a decoder or with a decoder alone.
+
+A decoder alone reads the source, its end, and writes on: prefix language modelling, with a loss on the target only.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Annotated, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from aigc_jax import models
+from aigc_jax.config import Fraction, Positive
+from aigc_jax.errors import UsageError
+from aigc_jax.evaluation import report as reports
+from aigc_jax.generation import decode
+from aigc_jax.generation.strategies import Sampling
+from aigc_jax.task import Prompts, Task
+from aigc_jax.tasks.losses import smoothed_cross_entropy
+
+ENCODER_DECODERS = ('transformer_encoder_decoder', 'rnn_encoder_decoder')
+MODELS = (*ENCODER_DECODERS, 'transformer', 'rnn')
+
+
+@dataclasses.dataclass(frozen=True)
+class TranslationConfig:
+  label_smoothing: Annotated[float, Fraction] | None = None  # of the training loss (Szegedy et al. 2016)
+  sample_pairs: Annotated[int, Positive] = 6  # of the validation split, translated while training
+
+
+def complete(config, dataset):
+  """Fills in what the data decides: vocabularies and the context. Raises UsageError where they clash."""
+  model, tokenizer, facts = dict(config['model']), dataset.tokenizer, dataset.facts
+  separate = tokenizer.source is not tokenizer.target
+  lengths = facts['source_length'], facts['target_length']
+  if model['name'] not in ENCODER_DECODERS:
+    if separate:
+      raise UsageError(
+        f'config.data.source_tokenizer: {model["name"]!r} reads and writes one text, so it has one vocabulary; leave '
+        f'it unset, or use --config.model.name={ENCODER_DECODERS[0]}'
+      )
+    fill_in(model, 'context_length', sum(lengths) - 1, 'the lengths of sources and targets')
+  else:
+    fill_in(model, 'context_length', max(lengths), 'the longer of source_length and target_length')
+    if separate:
+      fill_in(model, 'source_vocabulary_size', tokenizer.source.vocabulary_size, 'the tokens of sources')
+    elif model['source_vocabulary_size'] is not None:
+      raise UsageError(
+        'config.model.source_vocabulary_size: sources and targets have one vocabulary; leave it unset, or give '
+        'sources a config.data.source_tokenizer'
+      )
+  fill_in(model, 'vocabulary_size', tokenizer.vocabulary_size, f'the tokens of {tokenizer.name!r}')
+  return config | {'model': model}
+
+
+def fill_in(model, field, needed, why):
+  """Sets a field of the model that is unset. Raises UsageError where it is too small; models without it have none."""
+  if field not in model:
+    return
+  model[field] = model[field] or needed
+  if model[field] < needed:
+    raise UsageError(
+      f'config.model.{field}: {model[field]} is too small for {why}; leave it unset or use {needed} or more'
+    )
+
+
+class Joined(NamedTuple):
+  """Sources and targets in one row each, for a decoder alone."""
+
+  tokens: jax.Array  # [batch, time]: source, its end, target
+  targets: jax.Array  # [batch, time]: the next token
+  mask: jax.Array  # [batch, time]: 1 where that is a token of the target
+  prefix: jax.Array  # [batch]: tokens of the source but its end, from which the target is drawn
+
+
+def join(batch):
+  """A batch of pairs as `Joined`; time is one less than both lengths, for a target's begin is the source's end."""
+  sources, lengths = batch['sources'], batch['lengths']
+  time = sources.shape[1] + batch['inputs'].shape[1] - 1
+  slots = jnp.arange(time)[None]  # [1, time]
+  prefix = jnp.maximum(lengths - 1, 0)
+  behind = slots - prefix[:, None]  # [batch, time]: the place in the target; the source's end is its begin
+  pick = lambda array, places: jnp.take_along_axis(array, jnp.clip(places, 0, array.shape[1] - 1), axis=1)
+  inside = (behind >= 0) & (behind < batch['inputs'].shape[1])
+  source = pick(sources, jnp.broadcast_to(slots, behind.shape))
+  tokens = jnp.where(behind < 0, source, jnp.where(inside, pick(batch['inputs'], behind), 0))
+  mask = jnp.where(inside, pick(batch['mask'], behind), 0)
+  return Joined(tokens, pick(batch['targets'], behind), mask, prefix)
+
+
+def build(config):
+  """A Task from a resolved config whose floats may be traced. Batches are those of `data.pairs`."""
+  model = models.build(config['model'], jnp.dtype(config['training']['precision']))
+  decoder, smoothing = models.decoder(model), config['task']['label_smoothing']
+  encodes, both_ways = decoder.encode is not None, config['model'].get('bidirectional_prefix', False)
+
+  def init(key, batch):
+    one = {name: array[:1] for name, array in batch.items()}
+    if encodes:
+      return model.init(key, one['sources'], one['inputs'], lengths=one['lengths'])['params'], {}
+    return model.init(key, join(one).tokens)['params'], {}
+
+  def predict(params, batch, context):
+    """(logits [batch, time, vocabulary], targets and mask [batch, time])."""
+    settings = {'train': context.train, 'rngs': {'dropout': context.key}}
+    if encodes:
+      inputs = batch['sources'], batch['inputs']
+      logits = model.apply({'params': params}, *inputs, lengths=batch['lengths'], **settings)
+      return logits, batch['targets'], batch['mask']
+    row = join(batch)
+    if both_ways:
+      settings['prefix'] = row.prefix
+    return model.apply({'params': params}, row.tokens, **settings), row.targets, row.mask
+
+  def loss(params, extra, batch, context):
+    logits, targets, mask = predict(params, batch, context)
+    nats = smoothed_cross_entropy(logits, targets, smoothing if context.train else None)  # [batch, time]
+    total, weight, metrics = (nats * mask).sum(), mask.sum(), {}
+    if not context.train:
+      hits = logits.argmax(-1) == targets
+      rows = mask.max(1)  # [batch]: 0 for those that fill up a batch
+      metrics['accuracy'] = ((hits * mask).sum(), weight)
+      # Where each token is the likeliest one behind the right ones, greedy decoding writes the target.
+      metrics['exact_match'] = ((jnp.where(mask > 0, hits, True).all(1) * rows).sum(), rows.sum())
+    return total, (weight, extra, metrics)
+
+  show = functools.partial(translations, config, decoder)
+  return Task(
+    init,
+    loss,
+    report=report,
+    show=show,
+    prompts=functools.partial(prompts, config, encodes),
+    answers=True,
+    unit='tokens',
+    higher_is_better=('accuracy', 'exact_match'),
+  )
+
+
+def prompts(config, encodes, tokenizer, texts):
+  """Prompts of sources as texts. Raises UsageError for one that is too long, where config.data refuses that."""
+  limit, end = config['data'].get('source_length'), np.array([tokenizer.source.end_of_text], np.int32)
+  encoded, dropped = [], []
+  for tokens in tokenizer.source.encode_all(list(texts)):
+    kept = tokens if limit is None else tokens[: limit - 1]
+    if len(kept) < len(tokens) and config['data']['too_long'] == 'refuse':
+      raise UsageError(
+        f'prompt: has {len(tokens) + 1} tokens, its end included, and config.data.source_length was {limit}; shorten it'
+      )
+    encoded.append(np.concatenate([kept, end]))
+    dropped.append(len(tokens) - len(kept))
+  if encodes:
+    return Prompts([np.array([tokenizer.target.end_of_text], np.int32)] * len(encoded), encoded, dropped)
+  return Prompts(encoded, None, dropped)
+
+
+def translations(config, decoder, params, extra, dataset, key):
+  """'translations.txt': some pairs of the validation split, and what the model makes of their sources, greedily."""
+  del extra, key
+  count = min(config['task']['sample_pairs'], len(dataset.pairs))
+  chosen = [dataset.pairs[i * len(dataset.pairs) // count] for i in range(count)]
+  tokenizer = dataset.tokenizer
+  read = prompts(config, decoder.encode is not None, tokenizer, [source for source, _ in chosen])
+  end = tokenizer.target.end_of_text
+  settings = {'sources': read.sources, 'vocabulary_size': tokenizer.vocabulary_size, 'end_token': end}
+  length = dataset.facts['target_length']
+  made = decode.generate(
+    decoder, params, read.tokens, jax.random.key(0), Sampling(greedy=True), length, **settings
+  )
+  kept = [tokens[:n] for tokens, n in zip(made.tokens, made.lengths, strict=True)]
+  written = [tokenizer.target.decode(tokens[tokens != end]) for tokens in kept]
+  rows = [
+    {'source': source, 'prediction': text, 'reference': target}
+    for (source, target), text in zip(chosen, written, strict=True)
+  ]
+  return {'translations.txt': reports.table(rows)}
+
+
+def report(metrics):
+  """Adds the perplexity, exp of the mean loss in nats."""
+  return metrics | {'perplexity': math.exp(min(metrics['loss'], 700.0))}
