@@ -18,6 +18,7 @@ from aigc_jax.errors import StorageError, UsageError, nearest
 
 FORMAT = 1
 END_OF_TEXT = '<|endoftext|>'
+MASK = '[MASK]'
 LEAST_BPE_SIZE = 257  # the 256 bytes and END_OF_TEXT
 SPECIFICATIONS = ('characters', 'bytes', 'bpe:SIZE', 'gpt2')
 GPT2_MERGES = ('gpt2_merges.txt.gz', '73d4084f490dd2487d4b623986ff7e144e3380fc8f8792301e2604f7734b258e')
@@ -33,6 +34,9 @@ class Tokenizer:
   separator: tuple[int, ...]  # the tokens between documents: END_OF_TEXT; without one, an empty line
   end_of_text: int | None  # the token that means the end of a document and no text
   saved: dict[str, Any]  # the content of tokenizer.json
+  mask_token: int | None = (
+    None  # the last token, which stands for one that is hidden; ordinary text never holds it
+  )
 
   @property
   def vocabulary_size(self) -> int:
@@ -49,6 +53,18 @@ class Tokenizer:
     """int32 [tokens]. UsageError where a character vocabulary lacks a character of `text`."""
     return self.encode_all([text])[0]
 
+  def encode_masked(self, text: str) -> np.ndarray:
+    """As `encode`, but each '[MASK]' in `text` is the mask token, and needs a tokenizer that has one.
+
+    BPE's tokens begin with the space before their word, so a space before a mask belongs to what the mask hides.
+    """
+    *parts, last = text.split(MASK)
+    if self.name not in ('characters', 'bytes'):
+      parts = [part.removesuffix(' ') for part in parts]
+    ids = self.encode_all([*parts, last])
+    mask = np.array([self.mask_token], np.int32)
+    return np.concatenate([piece for part in ids[:-1] for piece in (part, mask)] + ids[-1:])
+
   def decode_bytes(self, ids) -> bytes:
     """The UTF-8 bytes of `ids`; a single token may hold a part of a character."""
     return b''.join([self.pieces[i] for i in np.asarray(ids, np.int64).reshape(-1).tolist()])
@@ -61,8 +77,9 @@ class Tokenizer:
   def character_counts(self) -> np.ndarray:
     """Characters each token stands for, float32 [vocabulary]: its lead bytes, so sums over text are exact."""
     counts = np.array([sum(byte & 0xC0 != 0x80 for byte in piece) for piece in self.pieces], np.float32)
-    if self.end_of_text is not None:
-      counts[self.end_of_text] = 0
+    for token in (self.end_of_text, self.mask_token):
+      if token is not None:
+        counts[token] = 0
     return counts
 
   @functools.cached_property
@@ -125,12 +142,14 @@ def _made_of(saved):
   end_of_text = saved.get('end_of_text', False)
   if saved['name'] == image_codes.NAME:
     return image_codes.ImageTokenizer(saved)
-  return {
+  plain = {name: value for name, value in saved.items() if name != 'mask_token'}
+  found = {
     'characters': lambda: characters(saved['characters'], end_of_text),
     'bytes': lambda: byte_values(end_of_text),
-    'bpe': lambda: _from_bpe(saved),
+    'bpe': lambda: _from_bpe(plain),
     'gpt2': gpt2,
   }[saved['name'].partition(':')[0]]()
+  return with_mask(found) if saved.get('mask_token') else found
 
 
 def check(specification: str) -> tuple[str, int | None]:
@@ -162,6 +181,26 @@ def build(
     'bytes': lambda: byte_values(separated),
     'gpt2': gpt2,
   }[kind]()
+
+
+def with_mask(tokenizer: Tokenizer) -> Tokenizer:
+  """The tokenizer with a mask token, as its last; all other tokens keep their numbers."""
+  if tokenizer.mask_token is not None:
+    return tokenizer
+  return dataclasses.replace(
+    tokenizer,
+    pieces=[*tokenizer.pieces, MASK.encode()],
+    mask_token=len(tokenizer.pieces),
+    saved=tokenizer.saved | {'mask_token': True},
+  )
+
+
+def without_mask(tokenizer: Tokenizer) -> Tokenizer:
+  """The tokenizer that `with_mask` was given."""
+  if tokenizer.mask_token is None:
+    return tokenizer
+  saved = {name: value for name, value in tokenizer.saved.items() if name != 'mask_token'}
+  return dataclasses.replace(tokenizer, pieces=tokenizer.pieces[:-1], mask_token=None, saved=saved)
 
 
 def characters(alphabet: str, end_of_text: bool = False) -> Tokenizer:

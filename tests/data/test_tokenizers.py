@@ -211,3 +211,31 @@ def test_saved_file_is_plain_json(tmp_path):
   saved = json.loads((tmp_path / 'tokenizer.json').read_text(encoding='utf-8'))
   assert saved == {'format': 1, 'name': 'characters', 'characters': '\nabc诗'}
   assert [path.name for path in tmp_path.iterdir()] == ['tokenizer.json']
+
+
+@pytest.mark.parametrize('specification', ['characters', 'bytes', 'bpe:300', 'gpt2'])
+def test_a_mask_is_the_last_token_and_comes_from_no_ordinary_text(specification, tmp_path):
+  text = ''.join(HARD) + 'deep [MASK]ing'
+  plain = tokenizers.build(specification, text, lambda: [text], True)
+  masked = tokenizers.with_mask(plain)
+  assert masked.mask_token == plain.vocabulary_size == masked.vocabulary_size - 1
+  assert masked.end_of_text == plain.end_of_text
+  assert masked.sha256 != plain.sha256
+  assert tokenizers.with_mask(masked) is masked
+  assert tokenizers.without_mask(masked).sha256 == plain.sha256
+  np.testing.assert_array_equal(masked.encode(text), plain.encode(text))
+  assert masked.decode([masked.mask_token]) == '[MASK]'
+  assert masked.character_counts[masked.mask_token] == 0
+  masked.save(tmp_path / 'masked.json')
+  plain.save(tmp_path / 'plain.json')
+  loaded = tokenizers.load(tmp_path / 'masked.json')
+  assert (loaded.mask_token, loaded.sha256) == (masked.mask_token, masked.sha256)
+  assert list(loaded.pieces) == list(masked.pieces)
+  assert tokenizers.load(tmp_path / 'plain.json').mask_token is None, 'as in files of older versions'
+  ids = loaded.encode_masked('[MASK]deep [MASK]ing[MASK]')
+  space = [] if specification in ('bpe:300', 'gpt2') else plain.encode(' ').tolist()
+  mask = [masked.mask_token]
+  assert (
+    ids.tolist() == mask + plain.encode('deep').tolist() + space + mask + plain.encode('ing').tolist() + mask
+  )
+  np.testing.assert_array_equal(loaded.encode_masked('deep'), plain.encode('deep'))
