@@ -19,14 +19,15 @@ FORMS = {
   'text': Form('pipeline', 'TextData', ('tokenizer',)),
   'images': Form('images', 'ImageData', ('class_names', 'image_shape')),
   'labelled_text': Form('labelled_text', 'LabelledTextData', ('tokenizer', 'class_names')),
+  'masked_text': Form('masked_text', 'MaskedTextData', ('tokenizer',)),
   'image_tokens': Form('image_tokens', 'ImageTokensData', ('tokenizer',)),
   'pairs': Form('pairs', 'PairData', ('tokenizer',)),
   'synthetic_pairs': Form('synthetic_pairs', 'SyntheticPairsData', ('tokenizer',)),
 }
 # what each kind of source can be
 KINDS = {
-  'text': ('text',),
-  'jsonl': ('text', 'labelled_text', 'pairs'),
+  'text': ('text', 'masked_text'),
+  'jsonl': ('text', 'labelled_text', 'masked_text', 'pairs'),
   'tsv': ('labelled_text', 'pairs'),
   'images': ('images',),
   'npz': ('images',),
@@ -36,8 +37,8 @@ KINDS = {
   'synthetic': ('synthetic_pairs',),
 }
 BUNDLED_FORMS = {
-  'moby_dick': ('text',),
-  'song_ci': ('text', 'labelled_text', 'pairs'),
+  'moby_dick': ('text', 'masked_text'),
+  'song_ci': ('text', 'labelled_text', 'masked_text', 'pairs'),
   'en_zh': ('pairs',),
   'fashion_mnist_5k': ('images',),
 }
