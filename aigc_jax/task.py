@@ -86,6 +86,7 @@ class Task(NamedTuple):
   prompts(tokenizer, texts) -> Prompts: how its models, by `models.decoder`, write from texts. Raises UsageError. None:
     they write no text.
   answers: what they write stands by itself, as a translation does, and does not go on from the text.
+  fills_masks: its models fill in the masks of text, by `generation.fill`.
   layout: how `extra` lies: 'replicated'; 'rows', split over the devices (replay, environments); 'batch', its rows
     belong to the rows of the batch and go with them to devices and microbatches (a carried hidden state); or a tree
     of these, shaped like `extra` or a prefix of it.
@@ -103,6 +104,7 @@ class Task(NamedTuple):
   draw: Callable | None = None
   prompts: Callable | None = None
   answers: bool = False
+  fills_masks: bool = False
   layout: Any = 'replicated'
   whole_batch: bool = False
   unit: str = 'examples'

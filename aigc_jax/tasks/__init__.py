@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from aigc_jax import data
 from aigc_jax.errors import UsageError, listed
-from aigc_jax.tasks import autoencoding, classification, language, translation
+from aigc_jax.tasks import autoencoding, classification, language, masked_language, translation
 
 
 class Kind(NamedTuple):
@@ -18,6 +18,9 @@ class Kind(NamedTuple):
 
 KINDS = {
   'language': Kind(language, language.LanguageConfig, ('transformer', 'rnn'), ('text', 'image_tokens')),
+  'masked_language': Kind(
+    masked_language, masked_language.MaskedLanguageConfig, ('transformer_encoder',), ('masked_text',)
+  ),
   'autoencoding': Kind(autoencoding, autoencoding.AutoencodingConfig, autoencoding.MODELS, ('images',)),
   'classification': Kind(
     classification, classification.ClassificationConfig, classification.MODELS, ('images', 'labelled_text')

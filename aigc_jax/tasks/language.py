@@ -31,10 +31,15 @@ class LanguageConfig:
 
 def complete(config, dataset):
   """Fills in what the data decides: the vocabulary's size and the context. Raises UsageError where they clash."""
-  model, needed = dict(config['model']), dataset.tokenizer.vocabulary_size
-  length = dataset.facts['sequence_length']
   check_carry(config)
   check_prompt(config, dataset)
+  return fit(config, dataset)
+
+
+def fit(config, dataset):
+  """The config with a model that has the data's vocabulary and context. Raises UsageError where they clash."""
+  model, needed = dict(config['model']), dataset.tokenizer.vocabulary_size
+  length = dataset.facts['sequence_length']
   model['vocabulary_size'] = model['vocabulary_size'] or needed
   if model['vocabulary_size'] < needed:
     raise UsageError(
