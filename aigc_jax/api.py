@@ -232,8 +232,8 @@ class TrainedRun:
     return text.generate_text(
       self.decoder,
       self.params,
-      self.tokenizer,
-      prompts,
+      self.tokenizer.target,
+      self.task.prompts(self.tokenizer, prompts),
       num=num,
       max_new_tokens=max_new_tokens,
       sampling=make_sampling(strategy, **choices),

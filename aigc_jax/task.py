@@ -56,14 +56,6 @@ def keep_batch(params, extra, batch, context):
   return extra, batch
 
 
-class Prompts(NamedTuple):
-  """Where text begins that a model is to write."""
-
-  tokens: list  # int32 arrays, at least one token each: what the text goes on from
-  sources: list | None  # the tokens that an encoder reads for each; None: the model has none
-  dropped: list  # how many tokens of each text the model has no room for
-
-
 class Task(NamedTuple):
   """What is learned, as pure functions of arrays.
 
@@ -83,8 +75,8 @@ class Task(NamedTuple):
   draw(params, extra, data, key, num, label=None, interpolate=False) -> image [height, width, channels]: what
     `aigc generate` writes for a task that makes pictures; of `data` it may read the tokenizer and the facts. None:
     it makes none.
-  prompts(tokenizer, texts) -> Prompts: how its models, by `models.decoder`, write from texts. Raises UsageError. None:
-    they write no text.
+  prompts(tokenizer, texts) -> generation.text.Prompts: how its models, by `models.decoder`, write from texts. Raises
+    UsageError. None: they write no text.
   answers: what they write stands by itself, as a translation does, and does not go on from the text.
   fills_masks: its models fill in the masks of text, by `generation.fill`.
   layout: how `extra` lies: 'replicated'; 'rows', split over the devices (replay, environments); 'batch', its rows

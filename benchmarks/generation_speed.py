@@ -20,7 +20,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from aigc_jax import models
 from aigc_jax.data import tokenizers
-from aigc_jax.generation import Sampling, generate_text
+from aigc_jax.generation import Sampling, generate_text, prompts_of
 from aigc_jax.generation.processors import RepetitionPenalty
 from aigc_jax.generation.strategies import greedy
 
@@ -131,7 +131,9 @@ def compare(name, batch, rounds):
 
   def ours(sampling):
     options = dict(sampling=sampling, max_new_tokens=count, stop='\0 never', on_text=lambda row, piece: None)
-    return [c.tokens for c in generate_text(decoder, params, tokenizer, prompts, **options)]
+    return [
+      c.tokens for c in generate_text(decoder, params, tokenizer, prompts_of(tokenizer, prompts), **options)
+    ]
 
   ways = {
     'theirs': theirs,

@@ -2,6 +2,6 @@
 
 from aigc_jax.generation.decode import generate
 from aigc_jax.generation.strategies import Sampling
-from aigc_jax.generation.text import Completion, generate_text
+from aigc_jax.generation.text import Completion, Prompts, generate_text, prompts_of
 
-__all__ = ['Completion', 'Sampling', 'generate', 'generate_text']
+__all__ = ['Completion', 'Prompts', 'Sampling', 'generate', 'generate_text', 'prompts_of']

@@ -14,6 +14,25 @@ from aigc_jax.generation import decode
 from aigc_jax.generation.strategies import Sampling
 
 
+class Prompts(NamedTuple):
+  """Where text begins that a model is to write."""
+
+  texts: list  # strings, for people
+  tokens: list  # int32 arrays, at least one token each: what the model's own text goes on from
+  sources: list | None = None  # the tokens that an encoder reads for each; None: the model has none
+  dropped: list | None = None  # how many tokens of each text there is no room for; None: 0
+
+
+def prompts_of(tokenizer, texts) -> Prompts:
+  """Text that goes on from each of `texts`; from an empty one, at the beginning of a document.
+
+  Raises UsageError for characters that the tokenizer lacks.
+  """
+  separator = np.array(tokenizer.separator, np.int32)
+  encoded = tokenizer.encode_all(list(texts))
+  return Prompts(list(texts), [ids if len(ids) else separator for ids in encoded])
+
+
 class Completion(NamedTuple):
   """One sample. The prompt is not part of its text or tokens."""
 
@@ -65,7 +84,7 @@ def generate_text(
   decoder,
   params,
   tokenizer,
-  prompts,
+  prompts: Prompts,
   *,
   num: int = 1,
   max_new_tokens: int = 200,
@@ -75,10 +94,9 @@ def generate_text(
   on_text: Callable | None = None,
   batch_size: int = 16,
 ) -> list[Completion]:
-  """Continues each of `prompts` (strings) `num` times; completions in the order of the prompts, samples together.
+  """Writes from each of `prompts` `num` times; completions in the order of the prompts, samples together.
 
-  An empty prompt starts from the tokenizer's separator: at the beginning of a document. A prompt longer than the
-  model's context is continued from its end, as `prompt_tokens_dropped` then says.
+  A prompt longer than the model's context is continued from its end, as `prompt_tokens_dropped` then says.
 
   stop: a string or several; text ends before the first that occurs.
   seed: with it a row's number and a token's position decide all chance, whatever else is generated beside.
@@ -86,21 +104,18 @@ def generate_text(
     completion's text.
   batch_size: rows generated at once, prompts of similar length together.
 
-  Raises UsageError, before compiling, for values out of range and for characters that the tokenizer lacks.
+  Raises UsageError, before compiling, for values out of range.
   """
   stop = (stop,) if isinstance(stop, str) else tuple(stop)
   _check(stop, seed)
   decode.check(sampling, max_new_tokens=max_new_tokens, num=num, batch_size=batch_size)
-  separator = np.array(tokenizer.separator, np.int32)
-  encoded = [ids if len(ids) else separator for ids in tokenizer.encode_all(list(prompts))]
-  rows = [_Row(n, prompts[n // num], encoded[n // num], TextStream(stop)) for n in range(num * len(encoded))]
-  by_length = sorted(rows, key=lambda row: len(row.prompt_tokens))
+  rows = [_row(prompts, n // num, n, TextStream(stop)) for n in range(num * len(prompts.texts))]
+  by_length = sorted(rows, key=lambda row: len(row.prompt_tokens) + len(row.source))
   size = math.ceil(len(rows) / math.ceil(len(rows) / batch_size)) if rows else 1
   for first in range(0, len(rows), size):
     batch = by_length[first : first + size]
-    fillers = [_Row(0, '', batch[-1].prompt_tokens, None, 'filler')] * (
-      size - len(batch)
-    )  # one shape, one compilation
+    filler = dataclasses.replace(batch[-1], number=0, stream=None, finish_reason='filler')
+    fillers = [filler] * (size - len(batch))  # one shape, one compilation
     _generate(
       decoder, params, tokenizer, batch + fillers, jax.random.key(seed), sampling, max_new_tokens, on_text
     )
@@ -114,11 +129,19 @@ class _Row:
   number: int
   prompt: str
   prompt_tokens: np.ndarray
+  source: np.ndarray  # empty without an encoder
+  dropped: int
   stream: TextStream | None
   finish_reason: str | None = None
   pieces: list = dataclasses.field(default_factory=list)
   tokens: np.ndarray | None = None
   log_probabilities: np.ndarray | None = None
+
+
+def _row(prompts, i, number, stream):
+  source = np.zeros(0, np.int32) if prompts.sources is None else prompts.sources[i]
+  dropped = 0 if prompts.dropped is None else prompts.dropped[i]
+  return _Row(number, prompts.texts[i], prompts.tokens[i], source, dropped, stream)
 
 
 def _generate(decoder, params, tokenizer, rows, key, sampling, max_new_tokens, on_text):
@@ -140,6 +163,7 @@ def _generate(decoder, params, tokenizer, rows, key, sampling, max_new_tokens, o
     key,
     sampling,
     max_new_tokens,
+    sources=None if decoder.encode is None else [row.source for row in rows],
     vocabulary_size=tokenizer.vocabulary_size,  # a model may have logits to spare
     end_token=tokenizer.end_of_text,
     rows=[row.number for row in rows],
@@ -173,7 +197,7 @@ def _complete(row, tokenizer, stop, context_length):
     row.tokens[:count].tolist(),
     row.log_probabilities[:count].tolist(),
     row.finish_reason,
-    decode.window_start(len(row.prompt_tokens), context_length),
+    row.dropped + decode.window_start(len(row.prompt_tokens), context_length),
   )
 
 

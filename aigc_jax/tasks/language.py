@@ -7,14 +7,13 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from aigc_jax import models
 from aigc_jax.config import Positive
 from aigc_jax.errors import UsageError
 from aigc_jax.generation import text as generation
 from aigc_jax.generation.strategies import Sampling
-from aigc_jax.task import Prompts, Task
+from aigc_jax.task import Task
 from aigc_jax.tasks import image_language
 from aigc_jax.tasks.losses import softmax_cross_entropy
 
@@ -125,7 +124,7 @@ def build(config):
       decoder,
       params,
       dataset.tokenizer,
-      [task['sample_prompt']],
+      generation.prompts_of(dataset.tokenizer, [task['sample_prompt']]),
       max_new_tokens=task['sample_tokens'],
       sampling=sampling,
       seed=seed,
@@ -141,18 +140,11 @@ def build(config):
     report=report,
     show=shown if images else show,
     draw=draw if images else None,
-    prompts=None if images else prompts,
+    prompts=None if images else generation.prompts_of,
     layout='batch' if carries else 'replicated',
     unit='tokens',
     higher_is_better=('accuracy',),
   )
-
-
-def prompts(tokenizer, texts):
-  """Text goes on from each of `texts`; from an empty one, at the beginning of a document."""
-  separator = np.array(tokenizer.separator, np.int32)
-  tokens = [ids if len(ids) else separator for ids in tokenizer.encode_all(list(texts))]
-  return Prompts(tokens, None, [0] * len(tokens))
 
 
 def restarted(carry, begins):

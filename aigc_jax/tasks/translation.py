@@ -18,7 +18,8 @@ from aigc_jax.errors import UsageError
 from aigc_jax.evaluation import report as reports
 from aigc_jax.generation import decode
 from aigc_jax.generation.strategies import Sampling
-from aigc_jax.task import Prompts, Task
+from aigc_jax.generation.text import Prompts
+from aigc_jax.task import Task
 from aigc_jax.tasks.losses import smoothed_cross_entropy
 
 ENCODER_DECODERS = ('transformer_encoder_decoder', 'rnn_encoder_decoder')
@@ -143,8 +144,8 @@ def build(config):
 def prompts(config, encodes, tokenizer, texts):
   """Prompts of sources as texts. Raises UsageError for one that is too long, where config.data refuses that."""
   limit, end = config['data'].get('source_length'), np.array([tokenizer.source.end_of_text], np.int32)
-  encoded, dropped = [], []
-  for tokens in tokenizer.source.encode_all(list(texts)):
+  texts, encoded, dropped = list(texts), [], []
+  for tokens in tokenizer.source.encode_all(texts):
     kept = tokens if limit is None else tokens[: limit - 1]
     if len(kept) < len(tokens) and config['data']['too_long'] == 'refuse':
       raise UsageError(
@@ -153,8 +154,8 @@ def prompts(config, encodes, tokenizer, texts):
     encoded.append(np.concatenate([kept, end]))
     dropped.append(len(tokens) - len(kept))
   if encodes:
-    return Prompts([np.array([tokenizer.target.end_of_text], np.int32)] * len(encoded), encoded, dropped)
-  return Prompts(encoded, None, dropped)
+    return Prompts(texts, [np.array([tokenizer.target.end_of_text], np.int32)] * len(texts), encoded, dropped)
+  return Prompts(texts, encoded, None, dropped)
 
 
 def translations(config, decoder, params, extra, dataset, key):

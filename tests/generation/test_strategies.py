@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from aigc_jax.errors import UsageError
-from aigc_jax.generation import strategies
+from aigc_jax.generation import processors, strategies
+from aigc_jax.generation.processors import RepetitionPenalty
 from aigc_jax.generation.strategies import Sampling
 
 process = jax.jit(strategies.process, static_argnums=1)
@@ -25,13 +26,14 @@ def theirs(logits, tokens, sampling):
   from transformers.generation import logits_process as t
 
   processors = [
-    ('repetition_penalty', t.RepetitionPenaltyLogitsProcessor),
     ('temperature', t.TemperatureLogitsWarper),
     ('top_k', t.TopKLogitsWarper),
     ('top_p', t.TopPLogitsWarper),
     ('min_p', t.MinPLogitsWarper),
   ]
   scores = torch.tensor(logits)
+  for penalty in sampling.processors:
+    scores = t.RepetitionPenaltyLogitsProcessor(penalty.penalty)(torch.tensor(tokens), scores)
   for name, processor in processors:
     if getattr(sampling, name) is not None:
       scores = processor(getattr(sampling, name))(torch.tensor(tokens), scores)
@@ -41,8 +43,8 @@ def theirs(logits, tokens, sampling):
 @pytest.mark.parametrize(
   'sampling',
   [
-    Sampling(repetition_penalty=1.3),
-    Sampling(repetition_penalty=0.7),
+    Sampling(processors=(RepetitionPenalty(1.3),)),
+    Sampling(processors=(RepetitionPenalty(0.7),)),
     Sampling(temperature=0.6),
     Sampling(top_k=1),
     Sampling(top_k=17),
@@ -52,15 +54,16 @@ def theirs(logits, tokens, sampling):
     Sampling(top_p=0.001),
     Sampling(min_p=0.05),
     Sampling(temperature=0.7, top_k=40, top_p=0.9),
-    Sampling(temperature=1.5, top_k=50, top_p=0.8, min_p=0.02, repetition_penalty=1.2),
+    Sampling(temperature=1.5, top_k=50, top_p=0.8, min_p=0.02, processors=(RepetitionPenalty(1.2),)),
   ],
   ids=lambda sampling: ' '.join(f'{k}={v}' for k, v in sampling._asdict().items() if v),
 )
 def test_masks_and_probabilities_are_those_of_transformers(sampling):
   logits, tokens = normal(6, 200), np.random.default_rng(1).integers(0, 200, (6, 30))
-  seen = np.zeros((6, 200), bool)
-  np.put_along_axis(seen, tokens, True, axis=1)
-  ours, reference = np.asarray(process(logits, sampling, seen)), theirs(logits, tokens, sampling)
+  chain = sampling.processors
+  penalized = processors.apply(chain, processors.start(chain, tokens, 200), jnp.asarray(logits), None)
+  ours = np.asarray(process(penalized, sampling._replace(processors=())))
+  reference = theirs(logits, tokens, sampling)
   np.testing.assert_array_equal(np.isfinite(ours), np.isfinite(reference))
   softmax = lambda x: np.asarray(jax.nn.softmax(x, axis=-1))
   np.testing.assert_allclose(
@@ -105,11 +108,10 @@ def test_a_draw_has_the_softmax_probabilities(size):
 @pytest.mark.parametrize('size', [60, 5003])
 def test_choices_follow_the_processed_distribution(size):
   """Chi-square over 40,000 draws, with the row narrowed (5,003 columns) or not (60)."""
-  sampling = Sampling(temperature=1.2, top_k=12, top_p=0.95, min_p=0.01, repetition_penalty=1.5)
+  sampling = Sampling(temperature=1.2, top_k=12, top_p=0.95, min_p=0.01)
   logits, count = normal(1, size, scale=1.0), 40_000
-  seen = np.random.default_rng(3).random((1, size)) < 0.5
-  expected = np.asarray(jax.nn.softmax(process(logits, sampling, seen), axis=-1), np.float64)[0]
-  one = lambda uniform: strategies.choose(jnp.asarray(logits), sampling, uniform[None], seen)[0]
+  expected = np.asarray(jax.nn.softmax(process(logits, sampling), axis=-1), np.float64)[0]
+  one = lambda uniform: strategies.choose(jnp.asarray(logits), sampling, uniform[None])[0]
   tokens = np.asarray(jax.jit(jax.vmap(one))(jax.random.uniform(jax.random.key(0), (count, 2))))
   counts, kept = np.bincount(tokens, minlength=size), expected > 0
   assert not counts[~kept].any()
@@ -162,7 +164,9 @@ def test_a_row_does_not_depend_on_its_neighbours():
 )
 def test_values_that_mean_nothing_are_refused(field, values):
   for value in values:
+    penalty = field == 'repetition_penalty'
+    choices = {'processors': (RepetitionPenalty(value),)} if penalty else {field: value}
     with pytest.raises(UsageError, match=field) as raised:
-      strategies.validate(Sampling(**{field: value}))
+      strategies.validate(Sampling(**choices))
     assert '\n' not in str(raised.value)
-  strategies.validate(Sampling(temperature=1, top_k=5, top_p=1, min_p=0, repetition_penalty=1))
+  strategies.validate(Sampling(temperature=1, top_k=5, top_p=1, min_p=0, processors=(RepetitionPenalty(1),)))

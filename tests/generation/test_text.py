@@ -2,13 +2,12 @@
 
 import random
 
-import numpy as np
 import pytest
 
 from aigc_jax.data import tokenizers
 from aigc_jax.errors import UsageError
 from aigc_jax.generation import Sampling, generate_text
-from aigc_jax.generation.text import TextStream
+from aigc_jax.generation.text import TextStream, prompts_of
 from tests.generation import toys
 
 GREEDY = Sampling(greedy=True)
@@ -26,7 +25,7 @@ def run(toy, prompts, tokenizer=BYTES, **options):
   pieces = {}
   on_text = lambda row, piece: pieces.setdefault(row, []).append(piece)
   options = {'sampling': GREEDY, 'max_new_tokens': 200, 'on_text': on_text} | options
-  completions = generate_text(toy.decoder, toy.params, tokenizer, prompts, **options)
+  completions = generate_text(toy.decoder, toy.params, tokenizer, prompts_of(tokenizer, prompts), **options)
   assert [''.join(pieces.get(row, [])) for row in range(len(completions))] == [c.text for c in completions]
   assert all('\ufffd' not in piece for row in pieces.values() for piece in row)
   return completions, pieces
@@ -113,12 +112,14 @@ def test_prompts_and_samples_keep_their_order_whatever_the_batches():
 def test_an_empty_prompt_begins_a_document():
   known = tokenizers.byte_values(True)  # a document of several follows the end of another
   toy = scripted('.x', known)
-  assert generate_text(toy.decoder, toy.params, known, [''], max_new_tokens=2)[0].text == '.x'
+  assert (
+    generate_text(toy.decoder, toy.params, known, prompts_of(known, ['']), max_new_tokens=2)[0].text == '.x'
+  )
   toy = scripted('..x')  # without such a token a blank line comes nearest to a beginning
   assert (
     run(toy, [''], max_new_tokens=2)[0][0].text == run(toy, ['\n\n'], max_new_tokens=2)[0][0].text == '.x'
   )
-  assert generate_text(toy.decoder, toy.params, BYTES, []) == []
+  assert generate_text(toy.decoder, toy.params, BYTES, prompts_of(BYTES, [])) == []
 
 
 @pytest.mark.parametrize(
@@ -134,10 +135,10 @@ def test_an_empty_prompt_begins_a_document():
 def test_bad_input_is_refused_in_one_line(options, said):
   toy = scripted('x')
   with pytest.raises(UsageError, match=said) as raised:
-    generate_text(toy.decoder, toy.params, BYTES, ['a'], **options)
+    generate_text(toy.decoder, toy.params, BYTES, prompts_of(BYTES, ['a']), **options)
   assert '\n' not in str(raised.value)
 
 
 def test_a_character_outside_the_vocabulary_is_refused():
   with pytest.raises(UsageError, match='é'):
-    generate_text(scripted('x').decoder, np.zeros(1), tokenizers.characters('abc'), ['aé'])
+    prompts_of(tokenizers.characters('abc'), ['aé'])
