@@ -42,6 +42,7 @@ class Completion(NamedTuple):
   log_probabilities: list  # nats of each, under the model itself: before temperature and the rest
   finish_reason: str  # 'stop' (a stop string), 'end' (the end-of-text token) or 'length' (max_new_tokens)
   prompt_tokens_dropped: int  # tokens at the prompt's beginning that the model's context had no room for
+  score: float | None = None  # of a beam search: the sum of log-probabilities by length ** length_penalty
 
 
 class TextStream:
