@@ -16,12 +16,11 @@ from jax import lax
 
 from aigc_jax.errors import UsageError
 from aigc_jax.generation import decode, processors, strategies
-from aigc_jax.generation.processors import When, check_number
+from aigc_jax.generation.processors import When, check_count, check_number, round_up
 from aigc_jax.generation.text import Completion, Prompts
 
 _NEVER = -1e9  # the score of what is no text
 _DEAD = -1e8  # below it lies only what is none
-_BLOCKS = 128  # columns for each continuation above which a row is narrowed first
 
 
 class Beam(NamedTuple):
@@ -69,9 +68,7 @@ class _State(NamedTuple):
 def check(beam: Beam):
   """Raises UsageError, one line, for a value that means nothing."""
   for name in ('beam_size', 'num'):
-    value = getattr(beam, name)
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-      raise UsageError(f'{name} must be a whole number of at least 1, not {value!r}')
+    check_count(name, getattr(beam, name))
   if beam.num > beam.beam_size:
     raise UsageError(
       f'num: {beam.num} texts do not come from a beam_size of {beam.beam_size}; use {beam.num} or more'
@@ -107,16 +104,16 @@ def search(
   longest = max(map(len, prompts))
   _check_room(decoder.context_length, longest, max_new_tokens)
   size = decoder.vocabulary_size if vocabulary_size is None else vocabulary_size
-  beams, room = int(beam.beam_size), decode.round_up(max_new_tokens)
+  beams, room = int(beam.beam_size), round_up(max_new_tokens)
   memory = decode.encode(decoder, params, sources, len(prompts))
-  width = decode.round_up(longest) - 1
+  width = round_up(longest) - 1
   tokens, mask = np.zeros((2, len(prompts), width), np.int32)
   for row, prompt in enumerate(prompts):
     tokens[row, width + 1 - len(prompt) :] = prompt[:-1]
     mask[row, width + 1 - len(prompt) :] = 1
-  cache = decode.fill(decoder, decode.round_up(width + room), params, tokens, mask.astype(bool), memory)
+  cache = decode.fill(decoder, round_up(width + room), params, tokens, mask.astype(bool), memory)
   texts = [prompt for prompt in prompts for _ in range(beams)]
-  states = processors.start(beam.processors, texts, size)
+  states = processors.start(beam.processors, texts, size, room)
   last = np.array([text[-1] for text in texts], np.int32)
   state = _first(len(prompts), beams, room, last, cache, states)
   stopping = True if beams == 1 else beam.early_stopping
@@ -180,15 +177,6 @@ def _pick(texts, columns):
   return jax.tree.map(take, texts)
 
 
-def _largest(scores, count):
-  """(the `count` largest of each row, their columns), the first of equal ones first."""
-  if scores.shape[1] <= count * _BLOCKS:
-    return lax.top_k(scores, count)
-  few, columns = strategies.narrow(scores, count)
-  values, places = lax.top_k(few, count)
-  return values, jnp.take_along_axis(columns, places, axis=1)
-
-
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _search(decoder, early_stopping, size, params, state, memory, end, length_penalty, limit, chain):
   rows, beams, _ = state.running.tokens.shape
@@ -231,7 +219,7 @@ def _search(decoder, early_stopping, size, params, state, memory, end, length_pe
 def _continue(state, own, totals):
   """The likeliest continuations of each row: (_Texts of 2 * beams, the beam each comes from, its new token)."""
   rows, beams, size = own.shape
-  scores, columns = _largest(totals, 2 * beams)
+  scores, columns = strategies.largest(totals, 2 * beams)
   before, chosen = columns // size, (columns % size).astype(jnp.int32)
   texts = _pick(state.running, before)
   nats = jnp.take_along_axis(own.reshape(rows, -1), columns, axis=1)

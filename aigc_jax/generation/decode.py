@@ -26,7 +26,7 @@ from jax import lax
 
 from aigc_jax.errors import DataError, UsageError
 from aigc_jax.generation import processors, strategies
-from aigc_jax.generation.processors import When
+from aigc_jax.generation.processors import When, check_count, round_up
 from aigc_jax.generation.strategies import Sampling
 
 _LONGEST_CHUNK = 64  # tokens drawn between two looks of the host, at most
@@ -123,8 +123,7 @@ def check(sampling, **counts):
   """Raises UsageError for a strategy out of range, and for a count that is not a whole number of at least 1."""
   strategies.validate(sampling)
   for name, value in counts.items():
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-      raise UsageError(f'{name} must be a whole number of at least 1, not {value!r}')
+    check_count(name, value)
 
 
 def _split(sampling):
@@ -171,13 +170,7 @@ def _refill(decoder, size, params, texts, live, state, chain, memory, remaining)
   if state is not None:
     return state._replace(cache=cache), left
   last = np.array([text[-1] for text in texts], np.int32)
-  return jax.tree.map(jnp.asarray, _State(cache, last, processors.start(chain, texts, size))), left
-
-
-def round_up(n):
-  """n or a little more: 16, 32, ... 128, then four sizes an octave, so that few shapes are compiled."""
-  step = max(16, 2 ** (int(n - 1).bit_length() - 3))
-  return -(-int(n) // step) * step
+  return jax.tree.map(jnp.asarray, _State(cache, last, processors.start(chain, texts, size, remaining))), left
 
 
 def _record(result, tokens, log_probabilities, drawn, end_token):

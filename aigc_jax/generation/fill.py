@@ -15,6 +15,7 @@ import numpy as np
 from aigc_jax.data.tokenizers import MASK
 from aigc_jax.errors import DataError, UsageError
 from aigc_jax.generation import decode
+from aigc_jax.generation.processors import round_up
 from aigc_jax.generation.strategies import Sampling
 
 
@@ -55,7 +56,7 @@ def fill(model, params, tokenizer, prompts, candidates: int = 5, batch_size: int
   found = {}
   for first in range(0, len(order), size):
     rows = order[first : first + size]
-    tokens = np.zeros((size, decode.round_up(len(encoded[rows[-1]]))), np.int32)
+    tokens = np.zeros((size, round_up(len(encoded[rows[-1]]))), np.int32)
     segments = np.zeros_like(tokens)
     for row, i in enumerate(rows):
       tokens[row, : len(encoded[i])], segments[row, : len(encoded[i])] = encoded[i], 1

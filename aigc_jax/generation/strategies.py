@@ -160,6 +160,15 @@ def narrow(logits, k: int):
   return jnp.take_along_axis(blocks, chosen[:, :, None], axis=1).reshape(rows, -1), columns.astype(jnp.int32)
 
 
+def largest(scores, count: int):
+  """(the `count` largest of each row, their columns int32), both [batch, count], the first of equal ones first."""
+  if scores.shape[-1] <= 2 * count * _BLOCK:
+    return lax.top_k(scores, count)
+  few, columns = narrow(scores, count)
+  values, places = lax.top_k(few, count)
+  return values, jnp.take_along_axis(columns, places, axis=-1)
+
+
 def _invert(shares, uniform):
   """The first index at which the cumulated `shares` [batch, n] int32 exceed the fraction `uniform` of their sum."""
   cumulated = jnp.cumsum(shares, axis=-1)

@@ -61,7 +61,7 @@ def theirs(logits, tokens, sampling):
 def test_masks_and_probabilities_are_those_of_transformers(sampling):
   logits, tokens = normal(6, 200), np.random.default_rng(1).integers(0, 200, (6, 30))
   chain = sampling.processors
-  penalized = processors.apply(chain, processors.start(chain, tokens, 200), jnp.asarray(logits), None)
+  penalized = processors.apply(chain, processors.start(chain, tokens, 200, 1), jnp.asarray(logits), None)
   ours = np.asarray(process(penalized, sampling._replace(processors=())))
   reference = theirs(logits, tokens, sampling)
   np.testing.assert_array_equal(np.isfinite(ours), np.isfinite(reference))
