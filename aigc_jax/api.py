@@ -12,7 +12,7 @@ from aigc_jax import run as run_folder
 from aigc_jax.config import Schemas, floats_of, load_file, override, resolve
 from aigc_jax.data import tokenizers
 from aigc_jax.errors import DataError, UsageError, listed, nearest
-from aigc_jax.generation import text
+from aigc_jax.generation import fill, text
 from aigc_jax.generation.processors import RepetitionPenalty
 from aigc_jax.generation.strategies import Sampling
 from aigc_jax.task import State
@@ -111,6 +111,8 @@ def suggest(path, prepared, console):
   config, task, commands = prepared.config, prepared.task, [f'aigc eval {path}']
   if task.prompts is not None:
     commands.insert(0, f'aigc generate {path} --prompt="..." --num=4')
+  elif task.fills_masks:
+    commands.insert(0, f'aigc generate {path} --prompt="... [MASK] ..."')
   elif task.draw is not None:
     commands.insert(0, f'aigc generate {path} --num=16')
   if experiment.learns_after(config['training']['steps'], config):
@@ -242,7 +244,17 @@ class TrainedRun:
       on_text=on_text,
     )
 
+  def fill(self, prompts, *, candidates=5):
+    """What is likely behind each '[MASK]' of a prompt or a list of them: [Filled], see `generation.fill`."""
+    set_up()
+    if not self.task.fills_masks:
+      raise UsageError(f'{self.path}: its task, {self.config["task"]["name"]}, fills in no masks')
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    return fill.fill(self.model, self.params, self.tokenizer, prompts, candidates)
+
   def other_use(self):
+    if self.task.fills_masks:
+      return '; fill(prompts) fills in their masks'
     return '; draw(num=16) makes pictures' if self.task.draw is not None else ''
 
   def draw(self, num=16, *, label=None, interpolate=False, seed=0):

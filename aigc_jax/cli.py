@@ -17,6 +17,7 @@ DESCRIPTION = """Train, resume, evaluate and sample generative models in JAX.
   aigc train --config=FILE.py:VARIANT --config.section.name=VALUE --workdir=runs/mine
   aigc resume runs/mine --steps=4000                          go on from the last checkpoint, or further
   aigc generate runs/mine --prompt="Call me" --num=4          text from a trained model
+  aigc generate runs/masked --prompt="Call [MASK]e"           what is likely behind each mask
   aigc generate runs/vae --num=64 --label=Sneaker             a picture from one that draws
   aigc eval runs/mine --data=text:FILE                        loss, perplexity, bits per character
   aigc eval runs/vae --config.task.importance_samples=5000    fields of the task may differ
@@ -84,7 +85,11 @@ def add_generation(verb):
     '--prompt', action='append', help='may be given several times; default: the start of a document'
   )
   verb.add_argument('--prompt_file', metavar='FILE', help='one prompt a line, UTF-8')
-  verb.add_argument('--num', type=int, help='samples: of each prompt, default 1; in a picture, default 16')
+  verb.add_argument(
+    '--num',
+    type=int,
+    help='samples of each prompt, default 1; tokens for each mask, default 5; in a picture, default 16',
+  )
   verb.add_argument('--max_new_tokens', type=int, help='default 300')
   verb.add_argument(
     '--strategy', choices=('greedy', 'sample', 'top_k', 'top_p', 'min_p'), help='default sample'
@@ -174,15 +179,17 @@ PICTURE_CHOICES = ('label', 'interpolate', 'output')
 
 
 def generate(options):
-  from aigc_jax import api
+  from aigc_jax import api, filling
 
   run = api.load_run(options.run, options.checkpoint)
   draws = run.task.draw is not None
+  if run.task.writes_text:
+    filling.refuse_masks(run, options)
   for name in TEXT_CHOICES if draws else PICTURE_CHOICES:
     if getattr(options, name):
       made = 'draws pictures' if draws else 'draws none'
       raise UsageError(f'--{name}: {options.run} {made}, so it means nothing here')
-  (draw if draws else write)(run, options)
+  (draw if draws else filling.write if run.task.fills_masks else write)(run, options)
   say_which(run)
 
 
