@@ -12,9 +12,8 @@ from aigc_jax import run as run_folder
 from aigc_jax.config import Schemas, floats_of, load_file, override, resolve
 from aigc_jax.data import tokenizers
 from aigc_jax.errors import DataError, UsageError, listed, nearest
-from aigc_jax.generation import fill, text
-from aigc_jax.generation.processors import RepetitionPenalty
-from aigc_jax.generation.strategies import Sampling
+from aigc_jax.generation import beam, fill, text
+from aigc_jax.generation import choices as writing
 from aigc_jax.task import State
 from aigc_jax.training import checkpoint, experiment, hooks, parallel, prepare
 from aigc_jax.training.console import Console
@@ -208,22 +207,27 @@ class TrainedRun:
     prompts='',
     *,
     num=1,
-    max_new_tokens=300,
-    strategy='sample',
+    max_new_tokens=None,
+    strategy=None,
     stop=(),
     seed=0,
+    alternatives=0,
     on_text=None,
     **choices,
   ):
-    """Continues a prompt or a list of them.
+    """Writes from a prompt or a list of them: goes on with it, or, where it was trained on pairs, answers it.
 
     Args:
-      strategy: 'greedy', or 'sample', 'top_k', 'top_p', 'min_p': drawing from what that filter leaves.
-      choices: temperature (0.8), top_k (40), top_p (0.9), min_p (0.05), repetition_penalty; None is the default
-        in brackets for the strategy of that name, and off for the others.
+      max_new_tokens: None: 300, or as long as the targets that an answering run was trained on.
+      strategy: 'greedy'; 'sample', 'top_k', 'top_p', 'min_p': drawing from what that filter leaves; 'beam'. None:
+        'sample', or 'greedy' to answer.
+      alternatives: how many of the likeliest tokens are told beside each that is drawn.
+      choices: temperature (0.8), top_k (40), top_p (0.9), min_p (0.05), beam_size (4), length_penalty (1.0),
+        early_stopping (False), and those of the processors, see `generation.choices`; None is the default in brackets
+        for the strategy of that name, and off for the others.
 
     Returns:
-      [Completion], `num` for each prompt.
+      [Completion], `num` for each prompt; a beam search may find fewer.
     """
     set_up()
     if self.task.prompts is None:
@@ -231,16 +235,24 @@ class TrainedRun:
         f'{self.path}: its task, {self.config["task"]["name"]}, writes no text{self.other_use()}'
       )
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    strategy = strategy or ('greedy' if self.task.answers else 'sample')
+    if max_new_tokens is None:
+      max_new_tokens = self.facts['target_length'] if self.task.answers else 300
+    writer = self.tokenizer.target
+    way = writing.make(writer, strategy, num, choices)
+    inputs = self.decoder, self.params, writer, self.task.prompts(self.tokenizer, prompts)
+    if strategy == 'beam':
+      if stop or alternatives:
+        raise UsageError(f'--{"stop" if stop else "alternatives"}: means nothing with --strategy=beam')
+      return beam.beam_text(*inputs, way, max_new_tokens=max_new_tokens)
     return text.generate_text(
-      self.decoder,
-      self.params,
-      self.tokenizer.target,
-      self.task.prompts(self.tokenizer, prompts),
+      *inputs,
       num=num,
       max_new_tokens=max_new_tokens,
-      sampling=make_sampling(strategy, **choices),
+      sampling=way,
       stop=stop,
       seed=seed,
+      alternatives=alternatives,
       on_text=on_text,
     )
 
@@ -332,30 +344,6 @@ class TrainedRun:
           f'config.{key}: an evaluation takes fields of config.task only; the rest is as it was trained'
         )
     return resolved(override(self.config, list(overrides), schemas())) if overrides else self.config
-
-
-FILTERS = {'top_k': 40, 'top_p': 0.9, 'min_p': 0.05}
-
-
-def make_sampling(strategy, temperature=None, repetition_penalty=None, **filters):
-  """Sampling of a strategy's name and its numbers. Raises UsageError."""
-  if strategy not in ('greedy', 'sample', *FILTERS):
-    raise UsageError(f'strategy: {strategy!r} is not known; it takes greedy, sample, {", ".join(FILTERS)}')
-  if unknown := set(filters) - set(FILTERS):
-    raise UsageError(
-      f'{min(unknown)}: no such choice; there are temperature, repetition_penalty, {", ".join(FILTERS)}'
-    )
-  chain = () if repetition_penalty is None else (RepetitionPenalty(repetition_penalty),)
-  if strategy == 'greedy':
-    given = [n for n, v in (*filters.items(), ('temperature', temperature)) if v is not None]
-    if given:
-      raise UsageError(
-        f'--{given[0]}: means nothing with --strategy=greedy; leave it out or choose another strategy'
-      )
-    return Sampling(greedy=True, processors=chain)
-  if strategy in FILTERS and filters.get(strategy) is None:
-    filters[strategy] = FILTERS[strategy]
-  return Sampling(temperature=0.8 if temperature is None else temperature, processors=chain, **filters)
 
 
 def read_prompts(path):

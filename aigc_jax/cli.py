@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 
+from aigc_jax import cli_generate
 from aigc_jax.errors import AigcError, UsageError
 
 BEGAN = time.perf_counter()  # when the command was typed, but for Python's own start
@@ -61,11 +62,23 @@ def parser():
   add_checkpoint(evaluate)
   evaluate.add_argument('--data', metavar='KIND:PLACE', help='other data, whole, such as text:PATH')
   evaluate.add_argument('--json', action='store_true', help='one JSON object')
+  evaluate.add_argument(
+    '--metrics',
+    metavar='NAMES',
+    help='scores of what it writes: bleu,chrf,rouge,exact_match,distinct,perplexity',
+  )
+  evaluate.add_argument('--beam_size', type=int, help='with --metrics: search, where it is greedy otherwise')
 
   generate = add('generate', 'write with a run: raw text on standard output, or a picture as PNG')
   generate.add_argument('run')
   add_checkpoint(generate)
-  add_generation(generate)
+  cli_generate.add_options(generate)
+
+  detect = add('detect', 'look for the watermark of a key in a text, with the tokenizer of a run')
+  detect.add_argument('run')
+  detect.add_argument('--text_file', required=True, metavar='FILE', help='UTF-8, without the prompt')
+  detect.add_argument('--watermark', type=int, required=True, metavar='KEY')
+  detect.add_argument('--watermark_fraction', type=float, default=0.25)
 
   listing = add('list', 'the runs under a folder')
   listing.add_argument('root', nargs='?', default='runs')
@@ -78,37 +91,6 @@ def parser():
 
 def add_checkpoint(verb):
   verb.add_argument('--checkpoint', default='best', metavar='best|latest|STEP')
-
-
-def add_generation(verb):
-  verb.add_argument(
-    '--prompt', action='append', help='may be given several times; default: the start of a document'
-  )
-  verb.add_argument('--prompt_file', metavar='FILE', help='one prompt a line, UTF-8')
-  verb.add_argument(
-    '--num',
-    type=int,
-    help='samples of each prompt, default 1; tokens for each mask, default 5; in a picture, default 16',
-  )
-  verb.add_argument('--max_new_tokens', type=int, help='default 300')
-  verb.add_argument(
-    '--strategy', choices=('greedy', 'sample', 'top_k', 'top_p', 'min_p'), help='default sample'
-  )
-  verb.add_argument('--temperature', type=float, help='default 0.8')
-  verb.add_argument('--top_k', type=int, help='default with --strategy=top_k: 40')
-  verb.add_argument('--top_p', type=float, help='default with --strategy=top_p: 0.9')
-  verb.add_argument('--min_p', type=float, help='default with --strategy=min_p: 0.05')
-  verb.add_argument('--repetition_penalty', type=float)
-  verb.add_argument('--stop', action='append', help='a text that ends a sample; may be given several times')
-  verb.add_argument('--seed', type=int, default=0)
-  verb.add_argument('--json', action='store_true', help='one JSON object a line for each sample')
-  verb.add_argument('--label', metavar='CLASS', help='of pictures: only this class, by its name or number')
-  verb.add_argument(
-    '--interpolate', action='store_true', help='of pictures: from one sample to another, row by row'
-  )
-  verb.add_argument(
-    '--output', metavar='FILE.png', help='of pictures: default RUN/samples/generated-SEED.png'
-  )
 
 
 def split_overrides(arguments):
@@ -150,8 +132,10 @@ def evaluate(options, overrides):
   from aigc_jax import api
 
   run = api.load_run(options.run, options.checkpoint)
+  if options.metrics is not None:
+    return score(run, options, overrides)
   metrics = run.evaluate(options.data, overrides)
-  say_which(run)
+  cli_generate.say_which(run)
   if options.json:
     print(json.dumps(metrics))
   else:
@@ -159,89 +143,37 @@ def evaluate(options, overrides):
       print(f'{name.replace("_", " "):<24}{value:.6g}')
 
 
-def say_which(run):
-  """Tells which checkpoint was used: on standard error, since the text goes to standard output raw."""
-  print(f'{run.path}: checkpoint {run.step} ({run.which})', file=sys.stderr)
+def score(run, options, overrides):
+  """Scores of what the run writes, with their protocols."""
+  from aigc_jax import scoring
 
-
-TEXT_CHOICES = (
-  'prompt',
-  'prompt_file',
-  'max_new_tokens',
-  'strategy',
-  'temperature',
-  'top_k',
-  'top_p',
-  'min_p',
-)
-TEXT_CHOICES += ('repetition_penalty', 'stop', 'json')
-PICTURE_CHOICES = ('label', 'interpolate', 'output')
-
-
-def generate(options):
-  from aigc_jax import api, filling
-
-  run = api.load_run(options.run, options.checkpoint)
-  draws = run.task.draw is not None
-  if run.task.writes_text:
-    filling.refuse_masks(run, options)
-  for name in TEXT_CHOICES if draws else PICTURE_CHOICES:
-    if getattr(options, name):
-      made = 'draws pictures' if draws else 'draws none'
-      raise UsageError(f'--{name}: {options.run} {made}, so it means nothing here')
-  (draw if draws else filling.write if run.task.fills_masks else write)(run, options)
-  say_which(run)
-
-
-def draw(run, options):
-  from aigc_jax import files
-
-  picture = run.draw(
-    16 if options.num is None else options.num,
-    label=options.label,
-    interpolate=options.interpolate,
-    seed=options.seed,
-  )
-  path = options.output or run.path / 'samples' / f'generated-{options.seed}.png'
-  files.write_image(path, picture)
-  print(path)
-
-
-def write(run, options):
-  from aigc_jax import api
-
-  prompts = list(options.prompt or [])
-  if options.prompt_file:
-    prompts += api.read_prompts(options.prompt_file)
-  names = 'num max_new_tokens strategy temperature top_k top_p min_p repetition_penalty stop seed'
-  given = {name: getattr(options, name) for name in names.split()}
-  settings = {name: value for name, value in given.items() if value is not None}
-  prompts = prompts or ['']
-  writer = None if options.json else TextWriter(prompts[0])
-  completions = run.generate(prompts, **settings, on_text=writer)
-  if writer:
-    writer.finish(completions)
+  if overrides:
+    raise UsageError(f'--config.{overrides[0][0]}: means nothing with --metrics')
+  names = [name for name in options.metrics.split(',') if name]
+  scores, path = scoring.score(run, names, options.data, options.beam_size)
+  cli_generate.say_which(run)
+  if options.json:
+    print(json.dumps({found.name: {'value': found.value, 'protocol': found.protocol} for found in scores}))
   else:
-    for completion in completions:
-      print(json.dumps(completion._asdict(), ensure_ascii=False))
+    for found in scores:
+      print(f'{found.name.replace("_", " "):<26}{found.value:<12.6g}{found.protocol}')
+  if path is not None:
+    print(f'predictions: {path}', file=sys.stderr)
 
 
-class TextWriter:
-  """Streams the first sample as it comes; the others follow whole, one after another, `---` between them."""
+def detect(options):
+  from aigc_jax import api
+  from aigc_jax.generation import watermark
 
-  def __init__(self, prompt):
-    self.waiting = prompt  # written with the first piece: nothing is, where the command fails before
-
-  def __call__(self, row, piece):
-    if row == 0:
-      sys.stdout.write(self.waiting + piece)
-      sys.stdout.flush()
-      self.waiting = ''
-
-  def finish(self, completions):
-    sys.stdout.write(self.waiting + '\n')
-    for completion in completions[1:]:
-      sys.stdout.write(f'---\n{completion.prompt}{completion.text}\n')
+  known = api.load_run(options.run).tokenizer
+  if known is None:
+    raise UsageError(f'{options.run}: has no tokenizer, so it writes no text')
+  tokens = known.target.encode('\n'.join(api.read_prompts(options.text_file)))
+  found = watermark.detect(tokens, known.vocabulary_size, options.watermark, options.watermark_fraction)
+  print(
+    f'z-score {found.z_score:.2f}, p-value {found.p_value:.3g}: {found.green} of {found.counted} tokens are green, '
+    f'and chance gives {options.watermark_fraction:.0%}'
+  )
 
 
 def listing(options):
@@ -266,7 +198,13 @@ def dispatch(arguments):
   elif options.verb == 'eval':
     evaluate(options, overrides)
   else:
-    verbs = {'resume': resume, 'generate': generate, 'list': listing, 'diff': diff}
+    verbs = {
+      'resume': resume,
+      'generate': cli_generate.generate,
+      'list': listing,
+      'diff': diff,
+      'detect': detect,
+    }
     verbs[options.verb](options)
 
 

@@ -2,12 +2,12 @@
 
 import json
 import pathlib
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aigc_jax import files
 from aigc_jax.evaluation.scores import Score
+from aigc_jax.typography import columns
 
 COLUMN = 36  # columns of a terminal that a cell takes at most
 
@@ -35,12 +35,6 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
   padded = lambda cell, width: cell + ' ' * (width - columns(cell))
   lines = ['  '.join(map(padded, line, widths)).rstrip() for line in cells]
   return '\n'.join(lines)
-
-
-def columns(text: str) -> int:
-  """Columns of a terminal that a text takes: two for wide characters, none for marks on others."""
-  wide = lambda character: 2 if unicodedata.east_asian_width(character) in 'WF' else 1
-  return sum(0 if unicodedata.combining(character) else wide(character) for character in text)
 
 
 def _one_line(text):

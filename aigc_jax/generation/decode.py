@@ -39,6 +39,8 @@ class Generated(NamedTuple):
   tokens: np.ndarray  # [batch, new] int32
   log_probabilities: np.ndarray  # [batch, new] float32, nats, under the model itself: before any strategy
   lengths: np.ndarray  # [batch] int32, the end token included
+  # (tokens int32, log-probabilities float32), each [batch, new, n], the likeliest first; None where none were asked for
+  alternatives: tuple | None = None
 
 
 class _State(NamedTuple):
@@ -67,6 +69,7 @@ def generate(
   vocabulary_size: int | None = None,
   end_token: int | None = None,
   rows=None,
+  alternatives: int = 0,
   chunk_size: int = _LONGEST_CHUNK,
   on_chunk: Callable | None = None,
 ) -> Generated:
@@ -78,6 +81,7 @@ def generate(
   rows: the rows' numbers, [batch] int; 0, 1, ... where not given.
   vocabulary_size: only the first so many tokens are chosen from; None: all that the model has logits for.
   end_token: ends a row, as its last token; None: every row runs to max_new_tokens.
+  alternatives: how many of the likeliest tokens are told beside each that is drawn, under the model itself.
   chunk_size: the most tokens drawn between two looks of the host (64 at most); fewer are, where a token takes long.
   on_chunk(tokens [batch, n], log_probabilities [batch, n], first) -> rows to end, [batch] bool, or None: called for
     each chunk, whose first column is the rows' new token number `first`. A row's lengths then say where it ended.
@@ -96,6 +100,7 @@ def generate(
     np.zeros((len(prompts), max_new_tokens), np.int32),
     np.zeros((len(prompts), max_new_tokens), np.float32),
     np.full(len(prompts), max_new_tokens, np.int32),
+    _empty_alternatives(len(prompts), max_new_tokens, alternatives),
   )
   live = np.ones(len(prompts), bool)
   state, left, steps, drawn, longest = None, 0, 1, 0, min(chunk_size, _LONGEST_CHUNK)
@@ -107,9 +112,11 @@ def generate(
     uniform = None if sampling.greedy else _uniform(row_keys, np.int32(drawn))
     when = When(np.int32(drawn), np.int32(max_new_tokens - drawn))
     inputs = memory, floats, chain, uniform, when, np.int32(count)
-    state, *chunk = _advance(decoder, structure, size, params, state, *inputs)
-    tokens, log_probabilities = (np.asarray(x)[:, :count] for x in chunk)
+    state, *chunk = _advance(decoder, structure, size, alternatives, params, state, *inputs)
+    tokens, log_probabilities, *others = (np.asarray(x)[:, :count] for x in chunk)
     _record(result, tokens, log_probabilities, drawn, end_token)
+    for kept, found in zip(result.alternatives or (), others, strict=True):
+      kept[:, drawn : drawn + count] = found
     asked = None if on_chunk is None else on_chunk(tokens, log_probabilities, drawn)
     drawn, left = drawn + count, left - count
     if asked is not None:
@@ -117,6 +124,14 @@ def generate(
     live = result.lengths > drawn
     steps = int(np.clip(count * _CHUNK_SECONDS / (time.perf_counter() - began), 1, longest))
   return _trimmed(result, drawn)
+
+
+def _empty_alternatives(rows, room, count):
+  """Room for what is told beside each token."""
+  if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 0:
+    raise UsageError(f'alternatives must be a whole number of at least 0, not {count!r}')
+  shape = (rows, room, count)
+  return (np.zeros(shape, np.int32), np.zeros(shape, np.float32)) if count else None
 
 
 def check(sampling, **counts):
@@ -196,6 +211,8 @@ def _trimmed(result, drawn):
     np.where(past, 0, result.tokens[:, :drawn]),
     np.where(past, 0, result.log_probabilities[:, :drawn]),
     np.minimum(result.lengths, drawn),
+    result.alternatives
+    and tuple(np.where(past[:, :, None], 0, array[:, :drawn]) for array in result.alternatives),
   )
 
 
@@ -226,22 +243,33 @@ def _uniform(row_keys, drawn):
   return jax.vmap(of_row, out_axes=1)(row_keys)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
-def _advance(decoder, structure, size, params, state, memory, floats, chain, uniform, when, count):
-  """Draws `count` tokens a row: (state, tokens, log-probabilities), the latter two [batch, longest chunk]."""
+@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5)
+def _advance(
+  decoder, structure, size, alternatives, params, state, memory, floats, chain, uniform, when, count
+):
+  """Draws `count` tokens a row: (state, tokens, log-probabilities), the latter two [batch, longest chunk].
+
+  With alternatives, their tokens and log-probabilities too, both [batch, longest chunk, alternatives].
+  """
   sampling = structure._replace(**floats)
 
   def step(i, carry):
-    state, tokens, log_probabilities = carry
+    state, *told = carry
     logits, cache = decoder.step(params, state.cache, state.token[:, None], None, memory)
     logits = logits[:, -1].astype(jnp.float32)
     here = When(when.drawn + i, when.remaining - i)
     processed = processors.apply(chain, state.processors, logits[:, :size], here)
     token = strategies.choose(processed, sampling, None if uniform is None else uniform[i])
-    chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0] - jax.nn.logsumexp(logits, axis=-1)
+    total = jax.nn.logsumexp(logits, axis=-1)
+    new = [token, jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0] - total]
+    if alternatives:
+      best, columns = strategies.largest(logits[:, :size], alternatives)
+      new += [columns, best - total[:, None]]
     state = _State(cache, token, processors.advance(chain, state.processors, token))
-    return state, tokens.at[i].set(token), log_probabilities.at[i].set(chosen)
+    return state, *(held.at[i].set(found) for held, found in zip(told, new, strict=True))
 
-  empty = jnp.zeros((_LONGEST_CHUNK, state.token.shape[0]))
-  state, tokens, log_probabilities = lax.fori_loop(0, count, step, (state, empty.astype(jnp.int32), empty))
-  return state, tokens.T, log_probabilities.T
+  shape = (_LONGEST_CHUNK, state.token.shape[0])
+  empty = [jnp.zeros(shape, jnp.int32), jnp.zeros(shape)]
+  empty += [jnp.zeros((*shape, alternatives), array.dtype) for array in empty] if alternatives else []
+  state, *told = lax.fori_loop(0, count, step, (state, *empty))
+  return state, *(array.swapaxes(0, 1) for array in told)

@@ -71,8 +71,8 @@ def top_k(logits, k: int):
   """-inf for all but the k largest of each row and those equal to the last of them."""
   if k >= logits.shape[-1]:
     return logits
-  keys = _sortable(logits)
-  lowest = _threshold(keys, jnp.ones_like(keys), jnp.full(keys.shape[0], k, jnp.int32))
+  keys = sortable(logits)
+  lowest = threshold(keys, jnp.ones_like(keys), jnp.full(keys.shape[0], k, jnp.int32))
   return jnp.where(keys >= lowest[:, None], logits, -jnp.inf)
 
 
@@ -81,7 +81,7 @@ def top_p(logits, p):
   shares = _shares(logits)
   total = shares.sum(-1)
   limit = jnp.clip(jnp.ceil(p * total.astype(jnp.float32)).astype(jnp.int32), 1, total)
-  lowest = _threshold(shares, shares, limit)
+  lowest = threshold(shares, shares, limit)
   return jnp.where(shares >= lowest[:, None], logits, -jnp.inf)
 
 
@@ -149,8 +149,8 @@ def narrow(logits, k: int):
   """
   rows, size = logits.shape
   blocks = jnp.pad(logits, ((0, 0), (0, -size % _BLOCK)), constant_values=-jnp.inf).reshape(rows, -1, _BLOCK)
-  keys = _sortable(blocks.max(-1))  # [batch, blocks]
-  lowest = _threshold(keys, jnp.ones_like(keys), jnp.full(rows, k, jnp.int32))[:, None]
+  keys = sortable(blocks.max(-1))  # [batch, blocks]
+  lowest = threshold(keys, jnp.ones_like(keys), jnp.full(rows, k, jnp.int32))[:, None]
   above, level = keys > lowest, keys == lowest
   spare = k - above.sum(-1, keepdims=True)
   taken = above | (level & (jnp.cumsum(level, axis=-1) <= spare))
@@ -184,13 +184,13 @@ def _shares(logits):
   return jnp.round(jax.nn.softmax(logits, axis=-1) * _UNIT).astype(jnp.int32)
 
 
-def _sortable(x):
+def sortable(x):
   """float32 -> int32 of the same order: the bits of a negative number count backwards."""
   bits = lax.bitcast_convert_type(x, jnp.int32)
   return jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
 
-def _threshold(keys, weights, limit):
+def threshold(keys, weights, limit):
   """The largest t at which weights with keys >= t still add up to `limit` [batch], found bit by bit, [batch] int32."""
 
   def bit(i, lowest):

@@ -43,6 +43,7 @@ class Completion(NamedTuple):
   finish_reason: str  # 'stop' (a stop string), 'end' (the end-of-text token) or 'length' (max_new_tokens)
   prompt_tokens_dropped: int  # tokens at the prompt's beginning that the model's context had no room for
   score: float | None = None  # of a beam search: the sum of log-probabilities by length ** length_penalty
+  alternatives: list | None = None  # for each token, those that were likeliest: [(id, text, log-probability)]
 
 
 class TextStream:
@@ -92,6 +93,7 @@ def generate_text(
   sampling: Sampling = Sampling(),  # noqa: B008 (immutable)
   stop=(),
   seed: int = 0,
+  alternatives: int = 0,
   on_text: Callable | None = None,
   batch_size: int = 16,
 ) -> list[Completion]:
@@ -103,6 +105,7 @@ def generate_text(
   seed: with it a row's number and a token's position decide all chance, whatever else is generated beside.
   on_text(row, piece): called with text as it comes, row = prompt number * num + sample; a row's pieces joined are its
     completion's text.
+  alternatives: how many of the likeliest tokens are told beside each that is drawn.
   batch_size: rows generated at once, prompts of similar length together.
 
   Raises UsageError, before compiling, for values out of range.
@@ -118,7 +121,15 @@ def generate_text(
     filler = dataclasses.replace(batch[-1], number=0, stream=None, finish_reason='filler')
     fillers = [filler] * (size - len(batch))  # one shape, one compilation
     _generate(
-      decoder, params, tokenizer, batch + fillers, jax.random.key(seed), sampling, max_new_tokens, on_text
+      decoder,
+      params,
+      tokenizer,
+      batch + fillers,
+      jax.random.key(seed),
+      sampling,
+      max_new_tokens,
+      alternatives,
+      on_text,
     )
   return [_complete(row, tokenizer, stop, decoder.context_length) for row in rows]
 
@@ -137,6 +148,7 @@ class _Row:
   pieces: list = dataclasses.field(default_factory=list)
   tokens: np.ndarray | None = None
   log_probabilities: np.ndarray | None = None
+  alternatives: list | None = None  # arrays [new, n]: tokens, log-probabilities
 
 
 def _row(prompts, i, number, stream):
@@ -145,7 +157,7 @@ def _row(prompts, i, number, stream):
   return _Row(number, prompts.texts[i], prompts.tokens[i], source, dropped, stream)
 
 
-def _generate(decoder, params, tokenizer, rows, key, sampling, max_new_tokens, on_text):
+def _generate(decoder, params, tokenizer, rows, key, sampling, max_new_tokens, alternatives, on_text):
   """Generates the rows of one batch, and hands their text on."""
 
   def on_chunk(tokens, log_probabilities, first):
@@ -168,10 +180,14 @@ def _generate(decoder, params, tokenizer, rows, key, sampling, max_new_tokens, o
     vocabulary_size=tokenizer.vocabulary_size,  # a model may have logits to spare
     end_token=tokenizer.end_of_text,
     rows=[row.number for row in rows],
+    alternatives=alternatives,
     on_chunk=on_chunk,
   )
-  for row, tokens, log_probabilities, length in zip(rows, *generated, strict=True):
-    row.tokens, row.log_probabilities = tokens[:length], log_probabilities[:length]
+  for i, row in enumerate(rows):
+    length = generated.lengths[i]
+    row.tokens, row.log_probabilities = generated.tokens[i, :length], generated.log_probabilities[i, :length]
+    if generated.alternatives is not None:
+      row.alternatives = [array[i, :length] for array in generated.alternatives]
 
 
 def _take(row, tokens, last, tokenizer):
@@ -199,7 +215,14 @@ def _complete(row, tokenizer, stop, context_length):
     row.log_probabilities[:count].tolist(),
     row.finish_reason,
     row.dropped + decode.window_start(len(row.prompt_tokens), context_length),
+    alternatives=None if row.alternatives is None else _told(tokenizer, *row.alternatives)[:count],
   )
+
+
+def _told(tokenizer, tokens, log_probabilities):
+  """[[(id, text, log-probability)]] of arrays [new, n]."""
+  pairs = zip(tokens.tolist(), log_probabilities.tolist(), strict=True)
+  return [[(i, tokenizer.decode([i]), nats) for i, nats in zip(*pair, strict=True)] for pair in pairs]
 
 
 def _check(stop, seed):

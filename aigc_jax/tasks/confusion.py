@@ -1,18 +1,9 @@
 """What a classifier takes for what, as a table and as pictures. All on the host."""
 
-import unicodedata
-
 import numpy as np
 
-# Fonts with Chinese characters, of which the first that is installed is used: matplotlib comes with none
-CHINESE = (
-  'Noto Sans CJK SC',
-  'Source Han Sans SC',
-  'PingFang SC',
-  'Microsoft YaHei',
-  'WenQuanYi Zen Hei',
-  'SimHei',
-)
+from aigc_jax.typography import columns, fonts_for
+
 COUNTED = 20  # up to as many classes have their counts written into the picture
 
 
@@ -38,25 +29,11 @@ def table(counts, names):
   return '\n'.join(lines) + '\n'
 
 
-def columns(text):
-  """How many columns of a terminal it takes: a Chinese character takes two."""
-  return sum(2 if unicodedata.east_asian_width(character) in 'WF' else 1 for character in text)
-
-
 def legible(names):
   """(names, font families that have their characters); where no installed font has them, the numbers of the classes."""
-  from matplotlib import font_manager
-
-  missing, families = set(''.join(names)), []
-  for family in ('DejaVu Sans', *CHINESE):
-    try:
-      font = font_manager.get_font(font_manager.findfont(family, fallback_to_default=False))
-    except ValueError:  # not installed
-      continue
-    if has := {character for character in missing if font.get_char_index(ord(character))}:
-      missing, families = missing - has, [*families, family]
-    if not missing:
-      return names, families
+  families, missing = fonts_for(''.join(names))
+  if not missing:
+    return names, families
   return [str(i) for i in range(len(names))], ['DejaVu Sans']
 
 

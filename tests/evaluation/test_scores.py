@@ -10,6 +10,7 @@ import pytest
 
 from aigc_jax.errors import DataError, UsageError
 from aigc_jax.evaluation import perplexity, report, scores, words
+from aigc_jax.typography import columns
 
 CHINESE = ['类型“{0}”不能作为索引类型使用。', '应为标识符。', '春花秋月何时了，往事知多少。']
 ENGLISH = ['The cat sat on the mat.', 'Call me Ishmael, some years ago', 'never mind how long']
@@ -121,9 +122,7 @@ def test_predictions_lie_beside_their_scores(tmp_path):
 def test_tables_align_wide_characters_and_cut_long_texts():
   rows = [{'source': '标识符 ' * 20, 'prediction': 'x'}, {'source': 'ab\ncd', 'prediction': '应为'}]
   lines = report.table(rows).splitlines()
-  second = [
-    report.columns(line[: line.index(mark)]) for line, mark in zip(lines, ('pred', 'x', '应'), strict=True)
-  ]
+  second = [columns(line[: line.index(mark)]) for line, mark in zip(lines, ('pred', 'x', '应'), strict=True)]
   assert len(set(second)) == 1
   assert '…' in lines[1]
   assert 'ab cd' in lines[2]
