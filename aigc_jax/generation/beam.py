@@ -5,7 +5,6 @@ likeliest continuations of a prompt's beams, those among the first beam_size tha
 the others go on. A finished text of n tokens scores the sum of its log-probabilities by n ** length_penalty.
 """
 
-import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -102,7 +101,7 @@ def search(
   if not prompts or not all(map(len, prompts)):
     raise UsageError('each prompt must have at least one token')
   longest = max(map(len, prompts))
-  _check_room(decoder.context_length, longest, max_new_tokens)
+  decode.check_room(decoder.context_length, longest, max_new_tokens)
   size = decoder.vocabulary_size if vocabulary_size is None else vocabulary_size
   beams, room = int(beam.beam_size), round_up(max_new_tokens)
   memory = decode.encode(decoder, params, sources, len(prompts))
@@ -127,16 +126,6 @@ def search(
   trimmed = lambda array: np.where(inside, array[:, : beam.num, :new], 0)
   kept = found.finished
   return Searched(trimmed(kept.tokens), trimmed(kept.log_probabilities), lengths, kept.scores[:, : beam.num])
-
-
-def _check_room(context_length, longest, max_new_tokens):
-  room = math.inf if context_length is None else context_length + 1 - longest
-  if room < max_new_tokens:
-    fits = f'use a max_new_tokens of at most {room}' if room > 0 else 'shorten the prompt'
-    raise UsageError(
-      f'max_new_tokens: a prompt of {longest} tokens and {max_new_tokens} more do not fit into the context of '
-      f'{context_length}, where beams are compared; {fits}'
-    )
 
 
 def _first(rows, beams, room, last, cache, states):

@@ -93,7 +93,7 @@ def generate(
   if not prompts or not all(map(len, prompts)):
     raise UsageError('each prompt must have at least one token')
   row_keys = _row_keys(key, np.arange(len(prompts)) if rows is None else np.asarray(rows))
-  structure, floats, chain = _split(sampling)
+  structure, floats, chain = split(sampling)
   memory = encode(decoder, params, sources, len(prompts))
   size = decoder.vocabulary_size if vocabulary_size is None else vocabulary_size
   result = Generated(
@@ -141,7 +141,18 @@ def check(sampling, **counts):
     check_count(name, value)
 
 
-def _split(sampling):
+def check_room(context_length, longest, max_new_tokens):
+  """Raises UsageError where a text of `longest` + `max_new_tokens` tokens is more than a model looks back over."""
+  if context_length is not None and longest + max_new_tokens > context_length + 1:
+    room = context_length + 1 - longest
+    fits = f'use a max_new_tokens of at most {room}' if room > 0 else 'shorten the prompt'
+    raise UsageError(
+      f'max_new_tokens: a prompt of {longest} tokens and {max_new_tokens} more do not fit into the context of '
+      f'{context_length}; {fits}'
+    )
+
+
+def split(sampling):
   """(what the program is built from, the numbers it takes, its processors): greedy drops what cannot change it."""
   numbered = lambda leaf: (
     np.float32(leaf) if isinstance(leaf, float) else leaf

@@ -63,6 +63,8 @@ class Decoder(NamedTuple):
   context_length: int | None  # tokens the model was made for; None: any number
   # params, sources [batch, time], lengths [batch] -> memory, whose leaves have the rows first; None: reads no source
   encode: Callable | None = None
+  # cache, count -> the cache without its last `count` tokens; None: it cannot be taken back, as a recurrent state
+  rewind: Callable | None = None
 
 
 def decoder(module):
@@ -73,4 +75,5 @@ def decoder(module):
     return apply(params, 'decode', tokens, cache, mask, *(() if memory is None else (memory,)))
 
   encode = (lambda params, *sources: apply(params, 'encode', *sources)) if hasattr(module, 'encode') else None
-  return Decoder(module.init_cache, step, module.vocabulary_size, module.context_length, encode)
+  rewind = getattr(module, 'rewind', None)
+  return Decoder(module.init_cache, step, module.vocabulary_size, module.context_length, encode, rewind)

@@ -48,6 +48,11 @@ def empty_cache(model, layers, batch_size, length):
   return Cache(jnp.int32(0), jnp.zeros(batch_size, jnp.int32), tuple(empty() for _ in range(layers)))
 
 
+def without_last(cache, count):
+  """The cache before its last `count` tokens were fed: their slots are written anew."""
+  return cache._replace(index=cache.index - count)
+
+
 def place(cache, tokens, mask, window):
   """Where more tokens [batch, n] stand after those of a cache.
 
@@ -164,6 +169,9 @@ class Transformer(nn.Module):
 
   def init_cache(self, batch_size, length):
     return empty_cache(self, self.layers, batch_size, length)
+
+  def rewind(self, cache, count):
+    return without_last(cache, count)
 
   def logits(self, x):
     """The last block's output [batch, time, width] -> logits [batch, time, vocabulary] float32."""
@@ -350,6 +358,9 @@ class TransformerEncoderDecoder(nn.Module):
 
   def init_cache(self, batch_size, length):
     return empty_cache(self, self.layers, batch_size, length)
+
+  def rewind(self, cache, count):
+    return without_last(cache, count)
 
   def logits(self, x):
     x = self.decoder_norm(x) if self.norm_position == 'pre' else x

@@ -40,7 +40,8 @@ def windowed(context_length):
     hidden = np.tanh(np.cos(np.arange(len(window))) @ params['embed'][window])
     return 2 * params['head'] @ hidden
 
-  return Toy(Decoder(init_cache, step, VOCABULARY, context_length), params, full)
+  rewind = lambda cache, count: (cache[0], cache[1] - count, cache[2])
+  return Toy(Decoder(init_cache, step, VOCABULARY, context_length, None, rewind), params, full)
 
 
 def recurrent():
