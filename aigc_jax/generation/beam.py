@@ -104,13 +104,13 @@ def search(
   decode.check_room(decoder.context_length, longest, max_new_tokens)
   size = decoder.vocabulary_size if vocabulary_size is None else vocabulary_size
   beams, room = int(beam.beam_size), round_up(max_new_tokens)
-  memory = decode.encode(decoder, params, sources, len(prompts))
+  sources = decode.padded(decoder, sources, len(prompts))
   width = round_up(longest) - 1
   tokens, mask = np.zeros((2, len(prompts), width), np.int32)
   for row, prompt in enumerate(prompts):
     tokens[row, width + 1 - len(prompt) :] = prompt[:-1]
     mask[row, width + 1 - len(prompt) :] = 1
-  cache = decode.fill(decoder, round_up(width + room), params, tokens, mask.astype(bool), memory)
+  cache, memory = decode.fill(decoder, round_up(width + room), params, tokens, mask.astype(bool), sources)
   texts = [prompt for prompt in prompts for _ in range(beams)]
   states = processors.start(beam.processors, texts, size, room)
   last = np.array([text[-1] for text in texts], np.int32)

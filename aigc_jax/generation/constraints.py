@@ -154,7 +154,7 @@ class ForcedWords:
     return recent, done
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=['tokens', 'nodes'], meta_fields=[])
+@partial(jax.tree_util.register_dataclass, data_fields=['tokens', 'nodes'], meta_fields=['longest'])
 @dataclasses.dataclass(frozen=True)
 class AllowedStrings:
   """The whole text is one of a list: a trie, whose node a row is at, says which tokens may follow.
@@ -164,6 +164,7 @@ class AllowedStrings:
 
   tokens: Any  # [nodes, children] int32: the tokens that may follow, _NONE where there are fewer
   nodes: Any  # [nodes, children] int32: where each leads
+  longest: int  # tokens of the longest string and its end
 
   @classmethod
   def of(cls, sequences, end_token):
@@ -184,12 +185,16 @@ class AllowedStrings:
     for node, found in enumerate(children):
       tables[0, node, : len(found)] = list(found)
       tables[1, node, : len(found)] = list(found.values())
-    return cls(*tables)
+    return cls(*tables, 1 + max(map(len, sequences)))
 
   def validate(self):
     pass
 
   def start(self, texts, size, room):
+    if self.longest > room:
+      raise UsageError(
+        f'allow: the longest text and its end take {self.longest} tokens; use a max_new_tokens of {self.longest} or more'
+      )
     return np.ones(len(texts), np.int32)
 
   def apply(self, state, logits, when):

@@ -70,6 +70,7 @@ def generate(
   end_token: int | None = None,
   rows=None,
   alternatives: int = 0,
+  longest: tuple = (1, 1),
   chunk_size: int = _LONGEST_CHUNK,
   on_chunk: Callable | None = None,
 ) -> Generated:
@@ -82,6 +83,7 @@ def generate(
   vocabulary_size: only the first so many tokens are chosen from; None: all that the model has logits for.
   end_token: ends a row, as its last token; None: every row runs to max_new_tokens.
   alternatives: how many of the likeliest tokens are told beside each that is drawn, under the model itself.
+  longest: tokens of the longest prompt and source of all the calls that are to share compiled programs.
   chunk_size: the most tokens drawn between two looks of the host (64 at most); fewer are, where a token takes long.
   on_chunk(tokens [batch, n], log_probabilities [batch, n], first) -> rows to end, [batch] bool, or None: called for
     each chunk, whose first column is the rows' new token number `first`. A row's lengths then say where it ended.
@@ -92,9 +94,10 @@ def generate(
   check(sampling, max_new_tokens=max_new_tokens, chunk_size=chunk_size)
   if not prompts or not all(map(len, prompts)):
     raise UsageError('each prompt must have at least one token')
-  row_keys = _row_keys(key, np.arange(len(prompts)) if rows is None else np.asarray(rows))
+  chance = None if sampling.greedy else (key, np.arange(len(prompts)) if rows is None else np.asarray(rows))
+  shapes = _shapes(decoder.context_length, max(longest[0], *map(len, prompts)), max_new_tokens)
   structure, floats, chain = split(sampling)
-  memory = encode(decoder, params, sources, len(prompts))
+  memory, sources = None, padded(decoder, sources, len(prompts), longest[1])
   size = decoder.vocabulary_size if vocabulary_size is None else vocabulary_size
   result = Generated(
     np.zeros((len(prompts), max_new_tokens), np.int32),
@@ -107,11 +110,12 @@ def generate(
   while live.any() and drawn < max_new_tokens:
     if left == 0:
       texts = [np.concatenate(pair) for pair in zip(prompts, result.tokens[:, :drawn], strict=True)]
-      state, left = _refill(decoder, size, params, texts, live, state, chain, memory, max_new_tokens - drawn)
+      inputs = texts, live, state, chain, sources, memory, max_new_tokens - drawn
+      state, left, memory = _refill(decoder, size, params, shapes, *inputs)
+      sources = None
     count, began = min(steps, left), time.perf_counter()
-    uniform = None if sampling.greedy else _uniform(row_keys, np.int32(drawn))
     when = When(np.int32(drawn), np.int32(max_new_tokens - drawn))
-    inputs = memory, floats, chain, uniform, when, np.int32(count)
+    inputs = memory, floats, chain, chance, when, np.int32(count)
     state, *chunk = _advance(decoder, structure, size, alternatives, params, state, *inputs)
     tokens, log_probabilities, *others = (np.asarray(x)[:, :count] for x in chunk)
     _record(result, tokens, log_probabilities, drawn, end_token)
@@ -165,38 +169,53 @@ def split(sampling):
   return structure, {name: np.float32(value) for name, value in floats.items() if value is not None}, chain
 
 
-def encode(decoder, params, sources, rows):
-  """The memory of sources (rows of tokens, padded on the right to few widths); None without an encoder."""
+def padded(decoder, sources, rows, longest=1):
+  """(tokens [batch, width], lengths [batch]) of sources, padded on the right to few widths; None without an encoder."""
   if decoder.encode is None:
     return None
   if sources is None or len(sources) != rows or not all(map(len, sources)):
     raise UsageError('each prompt must have a source of at least one token, for this model has an encoder')
   lengths = np.array([len(source) for source in sources], np.int32)
-  tokens = np.zeros((rows, round_up(lengths.max())), np.int32)
+  widths = _widths(max(longest, lengths.max()))
+  tokens = np.zeros((rows, next(width for width in widths if width >= lengths.max())), np.int32)
   for row, source in enumerate(sources):
     tokens[row, : len(source)] = source
-  return _encode(decoder, params, tokens, lengths)
+  return tokens, lengths
 
 
-def _refill(decoder, size, params, texts, live, state, chain, memory, remaining):
-  """The state with a cache made anew from each row's window, and how many tokens may be drawn from it."""
+def _shapes(context, longest, max_new_tokens):
+  """[(tokens of a window, slots of its cache)], of which the first that fits is used: two, so that few are compiled."""
+  ends = longest + max_new_tokens
+  if context is None or ends <= context + 1:
+    room = max_new_tokens
+  else:  # a window jumps by half a context
+    longest, room = min(context, ends), max(context // 2, 16)
+  return [(width, round_up(width - 1 + room)) for width in _widths(longest)]
+
+
+def _widths(longest):
+  """Widths for texts of up to `longest` tokens."""
+  return sorted({round_up(-(-longest // 4)), round_up(longest)})
+
+
+def _refill(decoder, size, params, shapes, texts, live, state, chain, sources, memory, remaining):
+  """(the state with a cache made anew from each row's window, how many tokens may be drawn from it, the memory)."""
   context = decoder.context_length
   windows = [text[window_start(len(text), context) :] for text in texts]
   held = np.array([len(window) for window in windows])
-  left = remaining if context is None else min(remaining, int((context + 1 - held[live]).min()))
-  width = round_up(held.max()) - 1
-  tokens, mask = np.zeros((2, len(texts), width), np.int32)
+  width, slots = next((width, slots) for width, slots in shapes if width >= held.max())
+  left = min(remaining, slots - width + 1)
+  if context is not None:
+    left = min(left, int((context + 1 - held[live]).min()))
+  tokens, mask = np.zeros((2, len(texts), width - 1), np.int32)
   for row, window in enumerate(windows):
-    tokens[row, width + 1 - len(window) :] = window[:-1]
-    mask[row, width + 1 - len(window) :] = 1
-  slots = round_up(width + left)
-  if state is not None or left < remaining:  # one shape for all windows, whatever the prompts' lengths
-    slots = max(slots, round_up(context + 31))
-  cache = fill(decoder, slots, params, tokens, mask.astype(bool), memory)
+    tokens[row, width - len(window) :] = window[:-1]
+    mask[row, width - len(window) :] = 1
+  cache, memory = fill(decoder, slots, params, tokens, mask.astype(bool), sources, memory)
   if state is not None:
-    return state._replace(cache=cache), left
+    return state._replace(cache=cache), left, memory
   last = np.array([text[-1] for text in texts], np.int32)
-  return jax.tree.map(jnp.asarray, _State(cache, last, processors.start(chain, texts, size, remaining))), left
+  return _State(cache, last, processors.start(chain, texts, size, remaining)), left, memory
 
 
 def _record(result, tokens, log_probabilities, drawn, end_token):
@@ -227,42 +246,37 @@ def _trimmed(result, drawn):
   )
 
 
-@jax.jit
-def _row_keys(key, rows):
-  return jax.vmap(partial(jax.random.fold_in, key))(rows)
-
-
-@partial(jax.jit, static_argnums=0)
-def _encode(decoder, params, tokens, lengths):
-  return decoder.encode(params, tokens, lengths)
-
-
 @partial(jax.jit, static_argnums=(0, 1))
-def fill(decoder, length, params, tokens, mask, memory=None):
-  """A cache of `length` positions that has seen tokens [batch, width]. Their logits are unused, so never computed."""
-  return decoder.step(params, decoder.init_cache(tokens.shape[0], length), tokens, mask, memory)[1]
+def fill(decoder, length, params, tokens, mask, sources=None, memory=None):
+  """(a cache of `length` positions that has seen tokens [batch, width], the memory of `sources` or the one given).
+
+  The tokens' logits are unused, so never computed. `sources`: from `padded`; None for a decoder alone.
+  """
+  if sources is not None:
+    memory = decoder.encode(params, *sources)
+  cache = decoder.init_cache(tokens.shape[0], length)
+  return decoder.step(params, cache, tokens, mask, memory)[1], memory
 
 
-@jax.jit
-def _uniform(row_keys, drawn):
+def _uniform(key, rows, drawn):
   """The chance in the chunk's draws, [longest chunk, batch, 2]: made at once, far cheaper than step by step."""
 
-  def of_row(key):
-    numbers = drawn + jnp.arange(_LONGEST_CHUNK)
-    return jax.vmap(lambda number: jax.random.uniform(jax.random.fold_in(key, number), (2,)))(numbers)
+  def of_row(row):
+    key_of_row, numbers = jax.random.fold_in(key, row), drawn + jnp.arange(_LONGEST_CHUNK)
+    return jax.vmap(lambda n: jax.random.uniform(jax.random.fold_in(key_of_row, n), (2,)))(numbers)
 
-  return jax.vmap(of_row, out_axes=1)(row_keys)
+  return jax.vmap(of_row, out_axes=1)(rows)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5)
 def _advance(
-  decoder, structure, size, alternatives, params, state, memory, floats, chain, uniform, when, count
+  decoder, structure, size, alternatives, params, state, memory, floats, chain, chance, when, count
 ):
   """Draws `count` tokens a row: (state, tokens, log-probabilities), the latter two [batch, longest chunk].
 
   With alternatives, their tokens and log-probabilities too, both [batch, longest chunk, alternatives].
   """
-  sampling = structure._replace(**floats)
+  sampling, uniform = structure._replace(**floats), None if chance is None else _uniform(*chance, when.drawn)
 
   def step(i, carry):
     state, *told = carry

@@ -73,17 +73,21 @@ def generate(
   models = (target, draft), (params, draft_params)
   for model in models[0]:
     decode.check_room(model.context_length, max(map(len, prompts)), max_new_tokens)
-  memories = tuple(decode.encode(*pair, sources, len(prompts)) for pair in zip(*models, strict=True))
   room = round_up(max_new_tokens + draft_tokens + 1)
   width = round_up(max(map(len, prompts))) - 1
   tokens, mask = np.zeros((2, len(prompts), width), np.int32)
   for row, prompt in enumerate(prompts):
     tokens[row, width + 1 - len(prompt) :] = prompt[:-1]
     mask[row, width + 1 - len(prompt) :] = 1
-  feed = lambda model, weights, memory: decode.fill(
-    model, round_up(width + room), weights, tokens, mask.astype(bool), memory
+  feed = lambda model, weights: decode.fill(
+    model,
+    round_up(width + room),
+    weights,
+    tokens,
+    mask.astype(bool),
+    decode.padded(model, sources, len(prompts)),
   )
-  caches = tuple(map(feed, *models, memories))
+  caches, memories = zip(*map(feed, *models), strict=True)
   structure, floats, chain = decode.split(sampling)
   states = processors.start(chain, prompts, size, max_new_tokens)
   last = np.array([prompt[-1] for prompt in prompts], np.int32)

@@ -116,6 +116,7 @@ def generate_text(
   rows = [_row(prompts, n // num, n, TextStream(stop)) for n in range(num * len(prompts.texts))]
   by_length = sorted(rows, key=lambda row: len(row.prompt_tokens) + len(row.source))
   size = math.ceil(len(rows) / math.ceil(len(rows) / batch_size)) if rows else 1
+  longest = tuple(max(map(len, texts), default=1) for texts in (prompts.tokens, prompts.sources or ()))
   for first in range(0, len(rows), size):
     batch = by_length[first : first + size]
     filler = dataclasses.replace(batch[-1], number=0, stream=None, finish_reason='filler')
@@ -128,6 +129,7 @@ def generate_text(
       jax.random.key(seed),
       sampling,
       max_new_tokens,
+      longest,
       alternatives,
       on_text,
     )
@@ -157,7 +159,9 @@ def _row(prompts, i, number, stream):
   return _Row(number, prompts.texts[i], prompts.tokens[i], source, dropped, stream)
 
 
-def _generate(decoder, params, tokenizer, rows, key, sampling, max_new_tokens, alternatives, on_text):
+def _generate(
+  decoder, params, tokenizer, rows, key, sampling, max_new_tokens, longest, alternatives, on_text
+):
   """Generates the rows of one batch, and hands their text on."""
 
   def on_chunk(tokens, log_probabilities, first):
@@ -181,6 +185,7 @@ def _generate(decoder, params, tokenizer, rows, key, sampling, max_new_tokens, a
     end_token=tokenizer.end_of_text,
     rows=[row.number for row in rows],
     alternatives=alternatives,
+    longest=longest,
     on_chunk=on_chunk,
   )
   for i, row in enumerate(rows):

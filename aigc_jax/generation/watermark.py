@@ -33,15 +33,20 @@ def green_lists(key, before, size, fraction):
   key: () uint32, the secret. A list is a function of the key and the one token before (section 3, algorithm 2, with the
   hash of the paper made by JAX's random bits).
   """
-  secret = jax.random.key(key)
-  bits = lambda token: jax.random.bits(jax.random.fold_in(secret, token), (size,))
-  keys = (jax.vmap(bits)(before) >> 1).astype(jnp.int32)  # [rows, size]
+  keys = _keys(key, before, size)
   count = jnp.full(before.shape, jnp.round(fraction * size)).astype(jnp.int32)
   lowest = threshold(keys, jnp.ones_like(keys), count)[:, None]
   # of equal ones the first are taken, so that the count is exact
   above, level = keys > lowest, keys == lowest
   spare = count[:, None] - above.sum(-1, keepdims=True)
   return above | (level & (jnp.cumsum(level, axis=-1) <= spare))
+
+
+def _keys(key, before, size):
+  """Random numbers by which the tokens behind each of `before` [rows] are ordered: [rows, size] int32."""
+  secret = jax.random.key(key)
+  bits = lambda token: jax.random.bits(jax.random.fold_in(secret, token), (size,))
+  return (jax.vmap(bits)(before) >> 1).astype(jnp.int32)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=['key', 'fraction', 'strength'], meta_fields=[])
@@ -106,6 +111,8 @@ def _parts(pairs, size=256):
 @partial(jax.jit, static_argnums=4)
 def _is_green(key, before, tokens, mask, size, fraction):
   def one(pair):
-    return green_lists(jnp.asarray(key).astype(jnp.uint32), pair[0][None], size, fraction)[0][pair[1]]
+    keys, token = _keys(jnp.asarray(key).astype(jnp.uint32), pair[0][None], size)[0], pair[1]
+    earlier = (keys == keys[token]) & (jnp.arange(size) < token)
+    return ((keys > keys[token]) | earlier).sum() < jnp.round(fraction * size)  # its rank, as in green_lists
 
   return jax.lax.map(one, (before, tokens)) & mask

@@ -126,7 +126,7 @@ def distribution(full, prompt, size, longest, rule):
   return found
 
 
-ALLOWED = [(0,), (0, 1), (3, 3), (1, 0, 3)]
+ALLOWED = [(0,), (0, 1), (3, 3), (1, 0, 3)]  # and the end: 4 tokens at most
 RULES = {
   'forbidden': (
     ForbiddenWords.of([(1, 3), (0,)]),

@@ -90,7 +90,8 @@ def enumerated(toy, prompt, sampling):
 
 @pytest.mark.parametrize('draft', [toys.recurrent, lambda: toys.windowed(None)], ids=['bad', 'itself'])
 @pytest.mark.parametrize(
-  'sampling', [Sampling(), Sampling(temperature=2.0, top_k=3), Sampling(temperature=3.0, top_p=0.9)]
+  'sampling',
+  [Sampling(temperature=2.0), Sampling(temperature=2.0, top_k=3), Sampling(temperature=3.0, top_p=0.9)],
 )
 def test_sampled_texts_have_the_targets_distribution(draft, sampling):
   """Chi-square over 2,000 texts, in batches of 8, whose rows hold each other up."""
