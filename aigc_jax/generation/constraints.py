@@ -193,7 +193,7 @@ class AllowedStrings:
   def start(self, texts, size, room):
     if self.longest > room:
       raise UsageError(
-        f'allow: the longest text and its end take {self.longest} tokens; use a max_new_tokens of {self.longest} or more'
+        f'allow: the longest text takes {self.longest} tokens, its end included; use a max_new_tokens of as many'
       )
     return np.ones(len(texts), np.int32)
 
