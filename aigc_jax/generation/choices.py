@@ -3,7 +3,7 @@
 from aigc_jax.errors import UsageError, listed, nearest
 from aigc_jax.generation import constraints
 from aigc_jax.generation.beam import Beam
-from aigc_jax.generation.constraints import AllowedStrings, ForbiddenWords, ForcedWords
+from aigc_jax.generation.constraints import AllowedStrings, ForbiddenText, ForcedWords
 from aigc_jax.generation.processors import CountPenalty, MinimumLength, NoRepeatedNgrams, RepetitionPenalty
 from aigc_jax.generation.strategies import Sampling
 from aigc_jax.generation.watermark import Watermark
@@ -85,8 +85,7 @@ def processors_of(tokenizer, given) -> tuple:
   if 'no_repeat_ngram_size' in given:
     chain.append(NoRepeatedNgrams(given['no_repeat_ngram_size']))
   if 'forbid' in given:
-    spelled = constraints.spellings(tokenizer, given['forbid'], 'forbid')
-    chain.append(ForbiddenWords.of([way for ways in spelled for way in ways]))
+    chain.append(ForbiddenText.of(given['forbid'], tokenizer))
   if 'min_new_tokens' in given:
     check_end(end, 'min_new_tokens')
     chain.append(MinimumLength(given['min_new_tokens'], end))

@@ -14,20 +14,6 @@ _NONE = -1  # before a row's first token, and where a sequence is shorter than o
 _IMPOSSIBLE = -2  # is no token
 
 
-def spellings(tokenizer, words, name):
-  """The tokens of each word, as it begins a text and as it follows a space. Raises UsageError."""
-  found = []
-  for word in words:
-    if not word:
-      raise UsageError(f'{name}: a word must have at least one character')
-    try:
-      ways = tokenizer.encode_all([word, f' {word}'])
-    except UsageError:
-      ways = [spell(tokenizer, word, name)]
-    found.append([tuple(way.tolist()) for way in ways])
-  return found
-
-
 def spell(tokenizer, text, name):
   """The tokens of a text. Raises UsageError that names it where the vocabulary cannot spell it."""
   try:
@@ -87,6 +73,99 @@ def _recent(texts, count):
     kept = text[max(len(text) - count, 0) :] if count else text[:0]
     held[row, count - len(kept) :] = kept
   return held
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=['following'], meta_fields=['pieces'])
+@dataclasses.dataclass(frozen=True)
+class ForbiddenText:
+  """Rules out each token whose text would complete a word, however tokens part it; the prompt's end counts as begun.
+
+  An automaton over bytes (Aho & Corasick 1975), with its steps put together to those of whole tokens.
+  """
+
+  following: Any  # [states, vocabulary] int32: the state after a token; _IMPOSSIBLE: a word is complete
+  pieces: Any  # the tokenizer's, to read prompts; not looked at in compiled code
+
+  @classmethod
+  def of(cls, words, tokenizer):
+    """Raises UsageError for a word without characters."""
+    if not all(words):
+      raise UsageError('forbid: a word must have at least one character')
+    steps, ends = byte_steps([word.encode('utf-8') for word in words])
+    table = np.full((_power(len(steps)), tokenizer.vocabulary_size), 0, np.int32)
+    for token, piece in enumerate(tokenizer.pieces):
+      if token != tokenizer.end_of_text:
+        table[: len(steps), token] = walk(steps, ends, piece)
+    return cls(table, Pieces(tokenizer.pieces, steps, tokenizer.end_of_text))
+
+  def validate(self):
+    pass
+
+  def start(self, texts, size, room):
+    return np.array([self.pieces.state_behind(text) for text in texts], np.int32)
+
+  def apply(self, state, logits, when):
+    return jnp.where(self.following[state][:, : logits.shape[1]] == _IMPOSSIBLE, -jnp.inf, logits)
+
+  def advance(self, state, tokens):
+    return jnp.maximum(self.following[state, tokens], 0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pieces:
+  """The bytes of tokens and the automaton's steps; compared by identity, for it is part of a program's structure."""
+
+  pieces: Any
+  steps: Any
+  end_of_text: int | None
+
+  def __eq__(self, other):
+    return isinstance(other, Pieces)  # no compiled code depends on it
+
+  def __hash__(self):
+    return hash(Pieces)
+
+  def state_behind(self, text):
+    """The state that a prompt leaves."""
+    state = 0
+    for token in text.tolist():
+      for byte in b'' if token == self.end_of_text else self.pieces[token]:
+        state = int(self.steps[state, byte])
+      state = 0 if token == self.end_of_text else state
+    return state
+
+
+def byte_steps(words: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+  """([states, 256] int32, [states] bool): an automaton that begins in state 0, and where it has just read a word."""
+  children, ends = [{}], set()
+  for word in words:
+    state = 0
+    for byte in word:
+      if byte not in children[state]:
+        children[state][byte] = len(children)
+        children.append({})
+      state = children[state][byte]
+    ends.add(state)
+  steps, fallback = np.zeros((len(children), 256), np.int32), [0] * len(children)
+  queue = [0]
+  for state in queue:  # breadth first: a fallback is shorter, so it is done before
+    if state and fallback[state] in ends:
+      ends.add(state)
+    steps[state] = steps[fallback[state]] if state else 0
+    for byte, child in children[state].items():
+      fallback[child] = int(steps[state, byte])
+      steps[state, byte] = child
+      queue.append(child)
+  return steps, np.isin(np.arange(len(steps)), list(ends))
+
+
+def walk(steps, ends, piece: bytes):
+  """From each state the one after some bytes, [states] int32; _IMPOSSIBLE where a word was read on the way."""
+  states, found = np.arange(len(steps)), np.zeros(len(steps), bool)
+  for byte in piece:
+    states = steps[states, byte]
+    found |= ends[states]
+  return np.where(found, _IMPOSSIBLE, states)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=['sequences', 'lengths'], meta_fields=['end_token'])

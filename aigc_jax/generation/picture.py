@@ -9,7 +9,8 @@ from aigc_jax.typography import columns, fonts_for
 
 WIDTH = 72  # columns of a line
 LEAST = 1e-4  # the probability from which on the colour is the last one
-BREAK, UNKNOWN = '⏎', '□'  # stand for a line's end, and for a character that no installed font has
+# for a line's end, the text's end, and a character that no installed font has
+BREAK, END, UNKNOWN = '⏎', '∎', '□'
 
 
 def cells(tokens: list[bytes]) -> list[list[tuple[str, int, int]]]:
@@ -39,7 +40,8 @@ def draw(completion: Completion, tokenizer) -> np.ndarray:
   from matplotlib.figure import Figure
   from matplotlib.patches import Rectangle
 
-  placed = cells([tokenizer.pieces[i] for i in completion.tokens])
+  piece = lambda token: END.encode() if token == tokenizer.end_of_text else tokenizer.pieces[token]
+  placed = cells([piece(token) for token in completion.tokens])
   shown = [cell for token in placed for cell in token]
   lines = 1 + max((line for _, line, _ in shown), default=0)
   families, missing = fonts_for(''.join(character for character, _, _ in shown))

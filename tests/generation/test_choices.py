@@ -24,7 +24,7 @@ def test_names_become_a_way_of_writing():
   chain = make('greedy', repetition_penalty=1.2, forbid=['ab'], force=['c'], min_new_tokens=3).processors
   assert [type(processor).__name__ for processor in chain] == [
     'RepetitionPenalty',
-    'ForbiddenWords',
+    'ForbiddenText',
     'MinimumLength',
     'ForcedWords',
   ]

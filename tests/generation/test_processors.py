@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from aigc_jax.data import tokenizers
 from aigc_jax.errors import UsageError
 from aigc_jax.generation import Sampling, beam, constraints, decode, processors
 from aigc_jax.generation.beam import Beam
-from aigc_jax.generation.constraints import AllowedStrings, ForbiddenWords, ForcedWords
+from aigc_jax.generation.constraints import AllowedStrings, ForbiddenText, ForbiddenWords, ForcedWords
 from aigc_jax.generation.processors import CountPenalty, MinimumLength, NoRepeatedNgrams, RepetitionPenalty
 from tests import peers
 from tests.generation import toys
@@ -189,14 +190,47 @@ def test_forced_words_all_occur_before_the_end(length):
     decode.generate(toy.decoder, toy.params, prompts, jax.random.key(2), sampling, 8, end_token=END)
 
 
-def test_words_become_the_tokens_that_spell_them():
+def test_a_text_that_cannot_be_spelled_is_named():
   known = tokenizers.build('characters', 'abc ', lambda: (), separated=True)
-  a, b, space = (int(known.encode(c)[0]) for c in 'ab ')
-  assert constraints.spellings(known, ['ab'], 'forbid') == [[(a, b), (space, a, b)]]
   with pytest.raises(UsageError, match="allow: 'aé' cannot be spelled"):
     constraints.spell(known, 'aé', 'allow')
-  with pytest.raises(UsageError, match='forbid: a word must have'):
-    constraints.spellings(known, [''], 'forbid')
+
+
+class Known(NamedTuple):
+  """A vocabulary whose tokens part words in many ways."""
+
+  pieces: list
+  end_of_text: int | None
+
+  @property
+  def vocabulary_size(self):
+    return len(self.pieces)
+
+
+@pytest.mark.parametrize('words', [['ab'], ['aab', 'ba'], ['abab', 'b', 'cc'], ['春a', 'c春']])
+def test_forbidden_text_never_occurs_however_tokens_part_it_and_nothing_else_is_ruled_out(words):
+  """Every token behind 400 random texts of tokens that overlap, by Python's own search."""
+  spring = '春'.encode()
+  known = Known([b'a', b'b', b'ab', b'ba', b'c', b'cc', spring[:1], spring[1:], spring + b'a', b'<end>'], 9)
+  rule, generator = ForbiddenText.of(words, known), np.random.default_rng(0)
+  banned = allowed = 0
+  for _ in range(400):
+    prompt = generator.integers(0, 10, generator.integers(1, 4))
+    text = b''.join(b'|' if t == 9 else known.pieces[t] for t in prompt)
+    state = rule.start([prompt], 10, 5)
+    for _ in range(5):
+      logits = np.asarray(rule.apply(state, jnp.zeros((1, 10)), None))[0]
+      for token in range(9):
+        grown = text + known.pieces[token]
+        new = any(grown.find(w.encode(), max(0, len(text) - len(w.encode()) + 1)) >= 0 for w in words)
+        assert np.isinf(logits[token]) == new, (text, token)
+        banned, allowed = banned + new, allowed + (not new)
+      assert logits[9] == 0
+      choice = generator.choice(np.flatnonzero(np.isfinite(logits)))
+      state = rule.advance(state, jnp.array([choice]))
+      text += b'|' if choice == 9 else known.pieces[choice]
+  assert banned > 500
+  assert allowed > 500
 
 
 def test_another_value_compiles_nothing():
