@@ -92,7 +92,7 @@ def stubborn():
   def init_cache(batch_size, length):
     return jnp.full(batch_size, -1)
 
-  def step(params, first, tokens, mask=None):
+  def step(params, first, tokens, mask=None, memory=None):
     for t in range(tokens.shape[1]):
       waits = (first < 0) if mask is None else (first < 0) & mask[:, t]
       first = jnp.where(waits, tokens[:, t], first)

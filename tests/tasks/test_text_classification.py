@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import aigc_jax
-from aigc_jax import api
+from aigc_jax import api, typography
 from aigc_jax.tasks import confusion
 
 CLASSES = {'问': '吗？', '答': '是的。', '叹': '啊！'}  # a text's class is told by its last characters
@@ -55,11 +55,11 @@ def test_a_classifier_learns_a_file_and_is_evaluated_on_another(files, tmp_path,
   shown = next((tmp_path / 'run' / 'samples').glob('*confusion.txt')).read_text(encoding='utf-8')
   lines = shown.splitlines()
   assert [line.split()[0] for line in lines[1:-1]] == sorted(CLASSES)
-  assert len({confusion.columns(line) for line in lines}) == 1, 'Chinese names do not shift the columns'
+  assert len({typography.columns(line) for line in lines}) == 1, 'Chinese names do not shift the columns'
 
 
 def test_names_that_no_font_can_draw_become_numbers(monkeypatch):
-  monkeypatch.setattr(confusion, 'CHINESE', ())
+  monkeypatch.setattr(typography, 'CHINESE', ())
   assert confusion.legible(['coat', '大衣']) == (['0', '1'], ['DejaVu Sans'])
   assert confusion.legible(['coat', 'été']) == (['coat', 'été'], ['DejaVu Sans'])
   drawn = [confusion.picture(np.eye(2, dtype=int), names) for names in (['大', '衣'], ['0', '1'])]
