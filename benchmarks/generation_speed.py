@@ -1,12 +1,13 @@
 """Tokens per second of `aigc generate`'s path against transformers' generate, same weights, same minute, same CPU.
 
-  python benchmarks/generation_speed.py [--size=small|large] [--batch=1|8] [--rounds=6]
+  python benchmarks/generation_speed.py [--size=small|large] [--batch=1|16] [--rounds=6]
 
-Both continue 16-token prompts with one GPT-2-shaped model of random weights. Theirs: `generate`, greedy, with its cache
-(PyTorch, all cores). Ours: `generate_text`, with text streamed to a callback and a stop string looked for; once greedy
-and once with temperature, top-k, top-p and repetition penalty. Bare: one compiled scan over the cached step, greedy and
-nothing else, the most that this processor could give. They take turns; the fastest of the rounds counts, the median is
-printed beside it. Compilation, done before, is timed apart. Greedy tokens must agree.
+Both continue 16-token prompts with one GPT-2-shaped model of random weights. Theirs: `generate` with its cache (PyTorch,
+all cores). Ours: `generate_text`, with text streamed to a callback and a stop string looked for, and `beam_text`. Each
+of three ways, greedy, sampled (temperature, top-k, top-p, repetition penalty) and a beam of 4, is held against the same
+of theirs. Bare: one compiled scan over the cached step, greedy and nothing else, the most that this processor could
+give. They take turns; the fastest of the rounds counts, the median is printed beside it. Compilation, done before, is
+timed apart. The tokens of greedy and beams must agree.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from aigc_jax import models
 from aigc_jax.data import tokenizers
 from aigc_jax.generation import Sampling, generate_text, prompts_of
+from aigc_jax.generation.beam import Beam, beam_text
 from aigc_jax.generation.processors import RepetitionPenalty
 from aigc_jax.generation.strategies import greedy
 
@@ -124,9 +126,9 @@ def compare(name, batch, rounds):
   prompts, ids = prompts_for(tokenizer, batch)
   tensor = torch.tensor(ids)
 
-  def theirs():
+  def theirs(**choices):
     with torch.inference_mode():
-      options = dict(do_sample=False, use_cache=True, max_new_tokens=count)
+      options = dict(do_sample=False, use_cache=True, max_new_tokens=count) | choices
       return model.generate(tensor, attention_mask=torch.ones_like(tensor), **options)[:, 16:].tolist()
 
   def ours(sampling):
@@ -135,14 +137,25 @@ def compare(name, batch, rounds):
       c.tokens for c in generate_text(decoder, params, tokenizer, prompts_of(tokenizer, prompts), **options)
     ]
 
+  def beams():
+    inputs = decoder, params, tokenizer, prompts_of(tokenizer, prompts), Beam(4)
+    return [completion.tokens for completion in beam_text(*inputs, max_new_tokens=count)]
+
+  chances = dict(do_sample=True, temperature=0.8, top_k=40, top_p=0.95, repetition_penalty=1.1)
   ways = {
-    'theirs': theirs,
+    'their greedy': theirs,
     'greedy': lambda: ours(Sampling(greedy=True)),
-    'sampled': lambda: ours(SAMPLED),
     'bare': bare_scan(decoder, params, ids, count),
+    'their sampled': lambda: theirs(**chances),
+    'sampled': lambda: ours(SAMPLED),
+    'their beam': lambda: theirs(num_beams=4),
+    'beam': beams,
   }
   first = {way: seconds(function) for way, function in ways.items()}
-  agree = first['greedy'][1] == first['theirs'][1] == first['bare'][1]
+  agree = first['greedy'][1] == first['their greedy'][1] == first['bare'][1]
+  agree = agree and first['beam'][1] == [
+    row[: len(ours)] for row, ours in zip(first['their beam'][1], first['beam'][1], strict=True)
+  ]
   times = {way: [] for way in ways}
   for _ in range(rounds):
     for way, function in ways.items():
@@ -150,22 +163,23 @@ def compare(name, batch, rounds):
       times[way].append(seconds(function)[0])
   rate = {way: batch * count / min(of_way) for way, of_way in times.items()}
   for way, of_way in times.items():
-    compile_seconds = '' if way == 'theirs' else f'{first[way][0] - statistics.median(of_way):8.1f}'
+    peer_rate = rate[f'their {"greedy" if way == "bare" else way.removeprefix("their ")}']
+    compile_seconds = '' if way.startswith('their') else f'{first[way][0] - statistics.median(of_way):8.1f}'
     print(
-      f'{name:6} {batch:5} {way:8} {rate[way]:12,.0f} {batch * count / statistics.median(of_way):12,.0f} '
-      f'{rate[way] / rate["theirs"]:8.1f} {compile_seconds}',
+      f'{name:6} {batch:5} {way:13} {rate[way]:12,.0f} {batch * count / statistics.median(of_way):12,.0f} '
+      f'{rate[way] / peer_rate:8.1f} {compile_seconds}',
       flush=True,
     )
-  print(f'{"":21}greedy tokens {"are" if agree else "ARE NOT"} those of transformers')
+  print(f'{"":21}tokens {"are" if agree else "ARE NOT"} those of transformers')
 
 
 if __name__ == '__main__':
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--size', choices=SIZES)
-  parser.add_argument('--batch', type=int, choices=[1, 8])
+  parser.add_argument('--batch', type=int, choices=[1, 16])
   parser.add_argument('--rounds', type=int, default=6)
   options = parser.parse_args()
-  print(f'{"size":6} {"batch":>5} {"":8} {"tokens/s":>12} {"median":>12} {"times":>8} {"compile s":>9}')
+  print(f'{"size":6} {"batch":>5} {"":13} {"tokens/s":>12} {"median":>12} {"times":>8} {"compile s":>9}')
   for name in [options.size] if options.size else SIZES:
-    for batch in [options.batch] if options.batch else [1, 8]:
+    for batch in [options.batch] if options.batch else [1, 16]:
       compare(name, batch, options.rounds)

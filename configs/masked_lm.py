@@ -53,7 +53,7 @@ def quickstart(config):
     schedule='warmup_stable_decay',
     decay_fraction=0.7,
   )
-  config.training.update(steps=1500)
+  config.training.update(steps=2000)
 
 
 def whole_words(config):
