@@ -2,7 +2,7 @@
 
   python benchmarks/generation_speed.py [--size=small|large] [--batch=1|16] [--rounds=6]
 
-Both continue 16-token prompts with one GPT-2-shaped model of random weights. Theirs: `generate` with its cache (PyTorch,
+Both continue 16-token prompts with one GPT-2-shaped model of random weights. Theirs: `generate` with its cache (torch,
 all cores). Ours: `generate_text`, with text streamed to a callback and a stop string looked for, and `beam_text`. Each
 of three ways, greedy, sampled (temperature, top-k, top-p, repetition penalty) and a beam of 4, is held against the same
 of theirs. Bare: one compiled scan over the cached step, greedy and nothing else, the most that this processor could
