@@ -12,7 +12,7 @@ from aigc_jax import run as run_folder
 from aigc_jax.config import Schemas, floats_of, load_file, override, resolve
 from aigc_jax.data import tokenizers
 from aigc_jax.errors import DataError, UsageError, listed, nearest
-from aigc_jax.generation import beam, fill, text
+from aigc_jax.generation import beam, fill, speculative, text
 from aigc_jax.generation import choices as writing
 from aigc_jax.task import State
 from aigc_jax.training import checkpoint, experiment, hooks, parallel, prepare
@@ -235,9 +235,7 @@ class TrainedRun:
         f'{self.path}: its task, {self.config["task"]["name"]}, writes no text{self.other_use()}'
       )
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    strategy = strategy or ('greedy' if self.task.answers else 'sample')
-    if max_new_tokens is None:
-      max_new_tokens = self.facts['target_length'] if self.task.answers else 300
+    strategy, max_new_tokens = self.defaults(strategy, max_new_tokens)
     writer = self.tokenizer.target
     way = writing.make(writer, strategy, num, choices)
     inputs = self.decoder, self.params, writer, self.task.prompts(self.tokenizer, prompts)
@@ -255,6 +253,45 @@ class TrainedRun:
       alternatives=alternatives,
       on_text=on_text,
     )
+
+  def speculate(
+    self, draft, prompts='', *, num=1, max_new_tokens=None, strategy=None, seed=0, draft_tokens=4, **choices
+  ):
+    """As `generate`, with another run as draft, of the same tokenizer: generation.speculative.Drafted. No beams."""
+    set_up()
+    if strategy == 'beam':
+      raise UsageError('--draft: means nothing with --strategy=beam')
+    for run in self, draft:
+      if run.task.prompts is None:
+        raise UsageError(f'{run.path}: its task, {run.config["task"]["name"]}, writes no text')
+    if self.tokenizer.sha256 != draft.tokenizer.sha256:
+      raise UsageError(
+        f'--draft: {draft.path} was trained on other tokens than {self.path}; train it with '
+        f'--config.init_from={self.path} or on the same data'
+      )
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    strategy, max_new_tokens = self.defaults(strategy, max_new_tokens)
+    writer = self.tokenizer.target
+    return speculative.speculative_text(
+      self.decoder,
+      self.params,
+      draft.decoder,
+      draft.params,
+      writer,
+      self.task.prompts(self.tokenizer, prompts),
+      num=num,
+      max_new_tokens=max_new_tokens,
+      sampling=writing.make(writer, strategy, num, choices),
+      seed=seed,
+      draft_tokens=draft_tokens,
+    )
+
+  def defaults(self, strategy, max_new_tokens):
+    """Both, where they are None, as `generate` has it."""
+    strategy = strategy or ('greedy' if self.task.answers else 'sample')
+    if max_new_tokens is None:
+      max_new_tokens = self.facts['target_length'] if self.task.answers else 300
+    return strategy, max_new_tokens
 
   def fill(self, prompts, *, candidates=5):
     """What is likely behind each '[MASK]' of a prompt or a list of them: [Filled], see `generation.fill`."""

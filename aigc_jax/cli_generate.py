@@ -31,7 +31,7 @@ LISTS = {
 }
 EARLY_STOPPING = {'true': True, 'false': False, 'never': 'never'}
 TEXT_CHOICES = ('prompt', 'prompt_file', 'max_new_tokens', 'strategy', 'early_stopping', *NUMBERS, *LISTS)
-TEXT_CHOICES += ('allow_file', 'json', 'picture')
+TEXT_CHOICES += ('allow_file', 'json', 'picture', 'draft', 'draft_tokens')
 PICTURE_CHOICES = ('label', 'interpolate', 'output')
 
 
@@ -53,6 +53,10 @@ def add_options(verb):
   for name, text in LISTS.items():
     verb.add_argument(f'--{name}', action='append', help=f'{text}; may be given several times')
   verb.add_argument('--allow_file', metavar='FILE', help='one text a line, as --allow')
+  verb.add_argument(
+    '--draft', metavar='RUN', help='a smaller run that proposes tokens: the same texts, sooner'
+  )
+  verb.add_argument('--draft_tokens', type=int, help='with --draft, default 4')
   verb.add_argument('--seed', type=int, default=0)
   verb.add_argument('--json', action='store_true', help='one JSON object a line for each sample')
   verb.add_argument('--picture', metavar='FILE.png', help='how probable each token of the first sample was')
@@ -101,9 +105,12 @@ def write(run, options):
   if options.prompt_file:
     prompts += api.read_prompts(options.prompt_file)
   prompts = prompts or ['']
-  streams = not (options.json or run.task.answers or options.strategy == 'beam')
+  streams = not (options.json or run.task.answers or options.strategy == 'beam' or options.draft)
   writer = TextWriter(prompts[0]) if streams else None
-  completions = run.generate(prompts, **settings_of(options), on_text=writer)
+  if options.draft:
+    completions = speculate(run, prompts, options)
+  else:
+    completions = run.generate(prompts, **settings_of(options), on_text=writer)
   if streams:
     writer.finish(completions)
   elif options.json:
@@ -117,6 +124,22 @@ def write(run, options):
 
     files.write_image(options.picture, picture.draw(completions[0], run.tokenizer.target))
     print(options.picture, file=sys.stderr)
+
+
+def speculate(run, prompts, options):
+  from aigc_jax import api
+
+  settings = settings_of(options)
+  for name in ('stop', 'alternatives'):
+    if name in settings:
+      raise UsageError(f'--{name}: means nothing with --draft')
+  given = {} if options.draft_tokens is None else {'draft_tokens': options.draft_tokens}
+  found = run.speculate(api.load_run(options.draft), prompts, **settings, **given)
+  print(
+    f'{options.draft}: {found.acceptance_rate:.1%} of its tokens were kept, {found.tokens_per_pass:.2f} tokens a pass',
+    file=sys.stderr,
+  )
+  return found.completions
 
 
 def together(completions, answers):

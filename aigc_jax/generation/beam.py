@@ -16,7 +16,7 @@ from jax import lax
 from aigc_jax.errors import UsageError
 from aigc_jax.generation import decode, processors, strategies
 from aigc_jax.generation.processors import When, check_count, check_number, round_up
-from aigc_jax.generation.text import Completion, Prompts
+from aigc_jax.generation.text import Completion, Prompts, completed
 
 _NEVER = -1e9  # the score of what is no text
 _DEAD = -1e8  # below it lies only what is none
@@ -259,23 +259,10 @@ def beam_text(
     for row, i in enumerate(batch):
       dropped = 0 if prompts.dropped is None else prompts.dropped[i]
       found[i] = [
-        _complete(searched, row, n, prompts.texts[i], tokenizer, dropped)
+        completed(prompts.texts[i], tokenizer, *(part[row, n] for part in searched[:3]), dropped)._replace(
+          score=float(searched.scores[row, n])
+        )
         for n in range(beam.num)
         if searched.lengths[row, n]
       ]
   return [completion for i in range(len(prompts.texts)) for completion in found[i]]
-
-
-def _complete(searched, row, n, text, tokenizer, dropped):
-  length = searched.lengths[row, n]
-  tokens = searched.tokens[row, n, :length]
-  ended = tokenizer.end_of_text is not None and tokens[-1] == tokenizer.end_of_text
-  return Completion(
-    text,
-    tokenizer.decode(tokens[:-1] if ended else tokens),
-    tokens.tolist(),
-    searched.log_probabilities[row, n, :length].tolist(),
-    'end' if ended else 'length',
-    dropped,
-    float(searched.scores[row, n]),
-  )

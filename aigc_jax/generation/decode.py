@@ -176,8 +176,7 @@ def padded(decoder, sources, rows, longest=1):
   if sources is None or len(sources) != rows or not all(map(len, sources)):
     raise UsageError('each prompt must have a source of at least one token, for this model has an encoder')
   lengths = np.array([len(source) for source in sources], np.int32)
-  widths = _widths(max(longest, lengths.max()))
-  tokens = np.zeros((rows, next(width for width in widths if width >= lengths.max())), np.int32)
+  tokens = np.zeros((rows, width_for(lengths.max(), longest)), np.int32)
   for row, source in enumerate(sources):
     tokens[row, : len(source)] = source
   return tokens, lengths
@@ -190,12 +189,17 @@ def _shapes(context, longest, max_new_tokens):
     room = max_new_tokens
   else:  # a window jumps by half a context
     longest, room = min(context, ends), max(context // 2, 16)
-  return [(width, round_up(width - 1 + room)) for width in _widths(longest)]
+  return [(width, round_up(width - 1 + room)) for width in widths(longest)]
 
 
-def _widths(longest):
+def widths(longest):
   """Widths for texts of up to `longest` tokens."""
   return sorted({round_up(-(-longest // 4)), round_up(longest)})
+
+
+def width_for(count, longest):
+  """The width for `count` tokens, among those for texts of up to `longest`."""
+  return next(width for width in widths(max(longest, count)) if width >= count)
 
 
 def _refill(decoder, size, params, shapes, texts, live, state, chain, sources, memory, remaining):

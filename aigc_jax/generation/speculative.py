@@ -20,6 +20,7 @@ from aigc_jax.generation import decode, processors, strategies
 from aigc_jax.generation.decode import Generated
 from aigc_jax.generation.processors import When, round_up
 from aigc_jax.generation.strategies import Sampling
+from aigc_jax.generation.text import Completion, Prompts, completed
 
 
 class Speculated(NamedTuple):
@@ -55,6 +56,7 @@ def generate(
   sources=None,
   vocabulary_size: int | None = None,
   end_token: int | None = None,
+  longest: tuple = (1, 1),
 ) -> Speculated:
   """Continues rows of tokens, as `decode.generate`, with a draft of `draft_tokens` tokens for each pass of the target.
 
@@ -74,7 +76,7 @@ def generate(
   for model in models[0]:
     decode.check_room(model.context_length, max(map(len, prompts)), max_new_tokens)
   room = round_up(max_new_tokens + draft_tokens + 1)
-  width = round_up(max(map(len, prompts))) - 1
+  width = decode.width_for(max(map(len, prompts)), longest[0]) - 1
   tokens, mask = np.zeros((2, len(prompts), width), np.int32)
   for row, prompt in enumerate(prompts):
     tokens[row, width + 1 - len(prompt) :] = prompt[:-1]
@@ -85,7 +87,7 @@ def generate(
     weights,
     tokens,
     mask.astype(bool),
-    decode.padded(model, sources, len(prompts)),
+    decode.padded(model, sources, len(prompts), longest[1]),
   )
   caches, memories = zip(*map(feed, *models), strict=True)
   structure, floats, chain = decode.split(sampling)
@@ -202,3 +204,61 @@ def _rewound(model, params, before, after, memory, fed, count):
     return model.rewind(after, fed.shape[1] - count)
   mask = jnp.broadcast_to(jnp.arange(fed.shape[1]) < count, fed.shape)
   return model.step(params, before, fed, mask, memory)[1]
+
+
+class Drafted(NamedTuple):
+  """Completions, and what the draft was good for."""
+
+  completions: list[Completion]
+  acceptance_rate: float  # as in Speculated
+  tokens_per_pass: float  # of the target
+
+
+def speculative_text(
+  target,
+  params,
+  draft,
+  draft_params,
+  tokenizer,
+  prompts: Prompts,
+  *,
+  num: int = 1,
+  max_new_tokens: int = 200,
+  sampling: Sampling = Sampling(),  # noqa: B008 (immutable)
+  seed: int = 0,
+  draft_tokens: int = 4,
+) -> Drafted:
+  """Writes from each of `prompts` `num` times, as `text.generate_text`, with the help of a draft.
+
+  One row after another: rows that go on together hold each other up. Raises UsageError, as `generate`.
+  """
+  decode.check(sampling, num=num)
+  texts = [i for i in range(len(prompts.texts)) for _ in range(num)]
+  longest = tuple(max(map(len, given), default=1) for given in (prompts.tokens, prompts.sources or ()))
+  completions, kept, tokens, passes = [], 0.0, 0, 0
+  for row, i in enumerate(texts):
+    found = generate(
+      target,
+      params,
+      draft,
+      draft_params,
+      [prompts.tokens[i]],
+      jax.random.fold_in(jax.random.key(seed), row),
+      sampling,
+      max_new_tokens,
+      draft_tokens=draft_tokens,
+      sources=None if prompts.sources is None else [prompts.sources[i]],
+      vocabulary_size=tokenizer.vocabulary_size,
+      end_token=tokenizer.end_of_text,
+      longest=longest,
+    )
+    dropped = 0 if prompts.dropped is None else prompts.dropped[i]
+    made = found.generated
+    completions.append(
+      completed(
+        prompts.texts[i], tokenizer, made.tokens[0], made.log_probabilities[0], made.lengths[0], dropped
+      )
+    )
+    kept, passes = kept + found.acceptance_rate * found.passes, passes + found.passes
+    tokens += int(made.lengths[0])
+  return Drafted(completions, kept / max(passes, 1), tokens / max(passes, 1))

@@ -230,6 +230,14 @@ def _told(tokenizer, tokens, log_probabilities):
   return [[(i, tokenizer.decode([i]), nats) for i, nats in zip(*pair, strict=True)] for pair in pairs]
 
 
+def completed(prompt, tokenizer, tokens, log_probabilities, length, dropped) -> Completion:
+  """The Completion of a row [new] of which the first `length` tokens count."""
+  tokens = tokens[:length]
+  ended = tokenizer.end_of_text is not None and tokens[-1] == tokenizer.end_of_text
+  text, reason = tokenizer.decode(tokens[:-1] if ended else tokens), 'end' if ended else 'length'
+  return Completion(prompt, text, tokens.tolist(), log_probabilities[:length].tolist(), reason, dropped)
+
+
 def _check(stop, seed):
   if not all(isinstance(text, str) and text for text in stop):
     raise UsageError('a stop string must have at least one character')

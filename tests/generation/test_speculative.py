@@ -9,9 +9,11 @@ import pytest
 from scipy import stats
 
 from aigc_jax import models
+from aigc_jax.data import tokenizers
 from aigc_jax.errors import UsageError
-from aigc_jax.generation import Sampling, decode, speculative, strategies
+from aigc_jax.generation import Sampling, decode, generate_text, prompts_of, speculative, strategies
 from aigc_jax.generation.processors import RepetitionPenalty
+from tests.compilations import count_compilations
 from tests.generation import toys
 
 SIZE, NEW = 5, 3
@@ -126,6 +128,22 @@ def test_sampled_texts_have_the_targets_distribution(draft, sampling):
   assert (
     np.mean(rates) == pytest.approx(1, abs=1e-3) if draft is not toys.recurrent else np.mean(rates) < 0.95
   )
+
+
+def test_texts_with_a_draft_are_the_targets_texts(pair):
+  """Through strings, prompts of mixed length, with an end; two shapes for both models."""
+  known = tokenizers.build('characters', 'abcdefgh ', lambda: (), separated=True)  # 11 tokens
+  texts = ['abc'[: i % 3] + 'defgh' * (i % 4) for i in range(12)]
+  prompts, sampling = prompts_of(known, texts), Sampling(greedy=True)
+  options = {'max_new_tokens': 16, 'sampling': sampling}
+  plain = generate_text(*pair[0], known, prompts, **options)
+  with count_compilations() as compiled:
+    found = speculative.speculative_text(*pair[0], *pair[1], known, prompts, **options, draft_tokens=3)
+  assert [c.tokens for c in found.completions] == [c.tokens for c in plain]
+  assert [c.text for c in found.completions] == [c.text for c in plain]
+  assert [c.finish_reason for c in found.completions] == [c.finish_reason for c in plain]
+  assert 0 <= found.acceptance_rate < 1 <= found.tokens_per_pass < 4
+  assert len([name for name in compiled if 'speculate' in name or 'fill' in name]) <= 6
 
 
 def test_what_cannot_be_drafted_is_refused(pair):
