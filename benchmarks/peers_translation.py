@@ -60,9 +60,9 @@ class Block(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-  """Sources and targets -> logits; the initial weights are normal, as `configs/translation.py` leaves them."""
+  """Sources and targets -> logits; the initial weights are normal, of `deviation`."""
 
-  def __init__(self, vocabulary_size, width=128, heads=4, layers=3, dropout=0.1, deviation=0.02):
+  def __init__(self, vocabulary_size, deviation, width=128, heads=4, layers=3, dropout=0.1):
     super().__init__()
     self.embed, self.drop = nn.Embedding(vocabulary_size, width), nn.Dropout(dropout)
     self.encoder = nn.ModuleList(Block(width, heads, False, dropout) for _ in range(layers))

@@ -68,11 +68,8 @@ def nats_of(model, batch, smoothing):
 def theirs(config, dataset, seed):
   """The same for PyTorch."""
   torch.manual_seed(seed)
-  model, rule, steps = (
-    EncoderDecoder(dataset.tokenizer.vocabulary_size),
-    config['optimizer'],
-    config['training']['steps'],
-  )
+  model = EncoderDecoder(dataset.tokenizer.vocabulary_size, config['model']['init_scale'])
+  rule, steps = config['optimizer'], config['training']['steps']
   parts = [[p for p in model.parameters() if (p.ndim >= 2) == decays] for decays in (True, False)]
   groups = [
     {'params': parts[0], 'weight_decay': rule['weight_decay']},
@@ -122,7 +119,7 @@ def check_same_function(config, dataset):
   params = module.init(jax.random.key(0), *inputs, lengths=batch['lengths'])['params']
   params = jax.tree.map(lambda leaf: leaf * 3, params)  # so that attention is not even
   mine = module.apply({'params': params}, *inputs, lengths=batch['lengths'])
-  peer = EncoderDecoder(dataset.tokenizer.vocabulary_size).eval()
+  peer = EncoderDecoder(dataset.tokenizer.vocabulary_size, config['model']['init_scale']).eval()
   load_ours(peer, params)
   with torch.no_grad():
     found = peer(*(tensors(batch)[name] for name in ('sources', 'lengths', 'inputs'))).numpy()
