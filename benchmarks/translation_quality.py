@@ -117,7 +117,6 @@ def check_same_function(config, dataset):
   batch = dataset.train_batch(0)
   inputs = batch['sources'], batch['inputs']
   params = module.init(jax.random.key(0), *inputs, lengths=batch['lengths'])['params']
-  params = jax.tree.map(lambda leaf: leaf * 3, params)  # so that attention is not even
   mine = module.apply({'params': params}, *inputs, lengths=batch['lengths'])
   peer = EncoderDecoder(dataset.tokenizer.vocabulary_size, config['model']['init_scale']).eval()
   load_ours(peer, params)
