@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from aigc_jax.errors import UsageError
-from aigc_jax.generation import decode, processors, strategies
+from aigc_jax.generation import branches, decode, processors, strategies
 from aigc_jax.generation.processors import When, check_count, check_number, round_up
 from aigc_jax.generation.text import Completion, Prompts, completed
 
@@ -47,20 +47,28 @@ class Searched(NamedTuple):
   scores: np.ndarray  # [batch, num] float32
 
 
-class _Texts(NamedTuple):
-  tokens: Any  # [batch, beams, new] int32
-  log_probabilities: Any  # [batch, beams, new] float32
-  scores: Any  # [batch, beams] float32, of the finished with the length penalty
+class _Tokens(NamedTuple):
+  """The last token of texts, and where the rest of them is."""
+
+  tokens: Any  # int32
+  nats: Any  # float32, their log-probabilities under the model
+  parents: Any  # int32: the beam of the step before that each goes on from
+
+
+class _Finished(NamedTuple):
+  scores: Any  # [batch, beams] float32, with the length penalty
+  lengths: Any  # [batch, beams] int32; 0: none yet
+  last: Any  # _Tokens [batch, beams]
 
 
 class _State(NamedTuple):
   drawn: Any  # () int32
-  running: _Texts
-  finished: _Texts
-  lengths: Any  # [batch, beams] int32, of the finished; 0: none yet
+  scores: Any  # [batch, beams] float32, of the beams that go on
+  last: Any  # [batch, beams] int32, the token to be fed
+  written: Any  # _Tokens [new, batch, beams]: the beams of each step; texts are read back from it at the end
+  finished: Any  # _Finished
   open: Any  # [batch] bool: more may be finished
-  last: Any  # [batch * beams] int32, the token to be fed
-  cache: Any
+  held: Any  # what the model keeps of the beams, see branches.py
   processors: Any
 
 
@@ -110,130 +118,140 @@ def search(
   for row, prompt in enumerate(prompts):
     tokens[row, width + 1 - len(prompt) :] = prompt[:-1]
     mask[row, width + 1 - len(prompt) :] = 1
-  cache, memory = decode.fill(decoder, round_up(width + room), params, tokens, mask.astype(bool), sources)
+  mask = mask.astype(bool)
+  cache, memory = decode.fill(decoder, width, params, tokens, mask, sources)
   texts = [prompt for prompt in prompts for _ in range(beams)]
-  states = processors.start(beam.processors, texts, size, room)
-  last = np.array([text[-1] for text in texts], np.int32)
-  state = _first(len(prompts), beams, room, last, cache, states)
+  states = jax.tree.map(jnp.asarray, processors.start(beam.processors, texts, size, room))
+  last = np.array([prompt[-1] for prompt in prompts], np.int32)
   stopping = True if beams == 1 else beam.early_stopping
   numbered = lambda leaf: np.float32(leaf) if isinstance(leaf, float) else leaf
   numbers = np.float32(beam.length_penalty), np.int32(max_new_tokens), jax.tree.map(numbered, beam.processors)
-  end = np.int32(-1 if end_token is None else end_token)
-  found = jax.device_get(_search(decoder, stopping, size, params, state, memory, end, *numbers))
-  lengths = found.lengths[:, : beam.num]
-  new = max(1, int(lengths.max()))
-  inside = np.arange(new) < lengths[:, :, None]
-  trimmed = lambda array: np.where(inside, array[:, : beam.num, :new], 0)
-  kept = found.finished
-  return Searched(trimmed(kept.tokens), trimmed(kept.log_probabilities), lengths, kept.scores[:, : beam.num])
+  inputs = cache, memory, mask, last, states, np.int32(-1 if end_token is None else end_token)
+  found = jax.device_get(_search(decoder, stopping, size, beams, room, params, *inputs, *numbers))
+  return _read(*found, beam.num)
 
 
-def _first(rows, beams, room, last, cache, states):
-  empty = lambda: _Texts(
-    jnp.zeros((rows, beams, room), jnp.int32), jnp.zeros((rows, beams, room)), jnp.full((rows, beams), _NEVER)
+def _read(written, finished, num):
+  """Searched of the `num` best: their texts, from the last token back."""
+  lengths = finished.lengths[:, :num]
+  rows, new = np.arange(len(lengths))[:, None], max(1, int(lengths.max()))
+  tokens, nats = (np.zeros((*lengths.shape, new), kind) for kind in (np.int32, np.float32))
+  beams = np.zeros(lengths.shape, np.int32)
+  for n in reversed(range(new)):
+    last, inside = n + 1 == lengths, n < lengths
+    before = [array[n][rows, beams] for array in written]
+    token, nat, parent = (
+      np.where(last, of_end[:, :num], of_text) for of_end, of_text in zip(finished.last, before, strict=True)
+    )
+    tokens[:, :, n], nats[:, :, n] = np.where(inside, token, 0), np.where(inside, nat, 0)
+    beams = np.where(inside, parent, 0)
+  return Searched(tokens, nats, lengths, finished.scores[:, :num])
+
+
+def _first(rows, beams, room, last, held, states):
+  """The state before the first token: all beams are alike, so one alone counts."""
+  empty = lambda *shape: _Tokens(jnp.zeros(shape, jnp.int32), jnp.zeros(shape), jnp.zeros(shape, jnp.int32))
+  none = jnp.full((rows, beams), _NEVER)
+  finished = _Finished(none, jnp.zeros((rows, beams), jnp.int32), empty(rows, beams))
+  last, open = jnp.broadcast_to(last[:, None], (rows, beams)), jnp.ones(rows, bool)
+  return _State(
+    jnp.int32(0), none.at[:, 0].set(0.0), last, empty(room, rows, beams), finished, open, held, states
   )
-  running = empty()  # all beams are alike at first, so one alone counts
-  running = running._replace(scores=running.scores.at[:, 0].set(0.0))
-  repeated = jax.tree.map(lambda leaf: _repeat(leaf, rows, beams), cache)
-  lengths, states = jnp.zeros((rows, beams), jnp.int32), jax.tree.map(jnp.asarray, states)
-  first = jnp.ones(rows, bool), jnp.asarray(last), repeated, states
-  return _State(jnp.int32(0), running, empty(), lengths, *first)
 
 
-def _repeat(leaf, rows, beams):
-  """[rows * n, ...] -> [rows * beams * n, ...]: what belongs to a row, for each of its beams."""
-  if leaf.ndim == 0:
-    return leaf
-  whole = leaf.reshape(rows, 1, -1)
-  shape = (leaf.shape[0] * beams, *leaf.shape[1:])
-  return jnp.broadcast_to(whole, (rows, beams, whole.shape[2])).reshape(shape)
+def _pick(tree, columns):
+  """Of leaves [batch, n], those at columns [batch, beams]."""
+  return jax.tree.map(lambda leaf: jnp.take_along_axis(leaf, columns, axis=1), tree)
 
 
-def _reorder(leaf, beams_before):
-  """[rows * beams * n, ...] by beams_before [rows, beams]: which beam of its row each was before."""
-  if leaf.ndim == 0:
-    return leaf
-  rows, beams = beams_before.shape
-  flat = (jnp.arange(rows)[:, None] * beams + beams_before).reshape(-1)
-  return leaf.reshape(rows * beams, -1)[flat].reshape(leaf.shape)
-
-
-def _pick(texts, columns):
-  """Of _Texts [batch, n, ...], those at columns [batch, beams]."""
-  take = lambda array: jnp.take_along_axis(
-    array, columns.reshape(*columns.shape, *[1] * (array.ndim - 2)), axis=1
-  )
-  return jax.tree.map(take, texts)
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _search(decoder, early_stopping, size, params, state, memory, end, length_penalty, limit, chain):
-  rows, beams, _ = state.running.tokens.shape
-  memory = jax.tree.map(lambda leaf: _repeat(leaf, rows, beams), memory)
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _search(
+  decoder,
+  early_stopping,
+  size,
+  beams,
+  room,
+  params,
+  cache,
+  memory,
+  mask,
+  last,
+  states,
+  end,
+  length_penalty,
+  limit,
+  chain,
+):
+  """(what the beams of each step were, the finished texts)."""
+  rows, width = mask.shape
+  held, memory = branches.start(decoder, cache, memory, mask, beams, room)
   scored = lambda total, length: total / length.astype(jnp.float32) ** length_penalty
 
-  def goes_on(state):
-    full = (state.lengths > 0).all() if early_stopping is True else False
-    return state.open.any() & jnp.logical_not(full) & (state.drawn < limit)
+  def goes_on(state, until):
+    full = (state.finished.lengths > 0).all() if early_stopping is True else False
+    return state.open.any() & jnp.logical_not(full) & (state.drawn < jnp.minimum(limit, until))
 
   def step(state):
-    logits, cache = decoder.step(params, state.cache, state.last[:, None], None, memory)
-    own = jax.nn.log_softmax(logits[:, -1].astype(jnp.float32))[:, :size]  # [batch * beams, vocabulary]
+    logits, held = branches.step(decoder, params, state.held, state.last, memory)
     when = When(state.drawn, limit - state.drawn)
-    judged = processors.apply(chain, state.processors, own, when).reshape(rows, beams, size)
-    totals = (judged + state.running.scores[:, :, None]).reshape(rows, beams * size)
-    candidates, before, chosen = _continue(state, own.reshape(rows, beams, size), totals)
-    state = _finish(state, candidates, chosen, early_stopping, end, limit, scored)
-    ends = (chosen == end) | (state.drawn + 1 == limit)
-    _, kept = lax.top_k(jnp.where(ends, _NEVER + candidates.scores, candidates.scores), beams)
-    before, last = (jnp.take_along_axis(array, kept, axis=1) for array in (before, chosen))
-    running = _pick(candidates, kept)
-    running = running._replace(
-      scores=jnp.where(jnp.take_along_axis(ends, kept, axis=1), 2 * _NEVER, running.scores)
-    )
-    moved = jax.tree.map(lambda leaf: _reorder(leaf, before), (cache, state.processors))
-    states = processors.advance(chain, moved[1], last.reshape(-1))
-    drawn = state.drawn + 1
+    judge = lambda nats: processors.apply(chain, state.processors, nats.reshape(-1, size), when)
+    scores, last = _continue(logits.astype(jnp.float32), state.scores, size, judge)
+    ends = (last.tokens == end) | (state.drawn + 1 == limit)
+    finished = _finish(state, scores, last, ends, early_stopping, scored)
+    _, kept = lax.top_k(jnp.where(ends, _NEVER + scores, scores), beams)
+    scores = _pick(jnp.where(ends, 2 * _NEVER, scores), kept)
+    last, drawn = _pick(last, kept), state.drawn + 1
+    written = jax.tree.map(lambda held, new: held.at[state.drawn].set(new), state.written, last)
+    states = branches.reorder(state.processors, last.parents)
+    states = processors.advance(chain, states, last.tokens.reshape(-1))
     furthest = limit if early_stopping == 'never' else drawn
     hopeful = jnp.where(length_penalty > 0, furthest, drawn)
-    best = scored(running.scores[:, 0], hopeful)  # [batch]: what the best beam may yet score
-    full = (state.lengths > 0).all(1)
-    better = jnp.where(full, best > state.finished.scores.min(1), best > _NEVER)
-    state = state._replace(drawn=drawn, running=running, open=state.open & better)
-    return state._replace(last=last.reshape(-1), cache=moved[0], processors=states)
+    best = scored(scores[:, 0], hopeful)  # [batch]: what the best beam may yet score
+    full = (finished.lengths > 0).all(1)
+    better = jnp.where(full, best > finished.scores.min(1), best > _NEVER)
+    held = branches.follow(held, last.parents)
+    return _State(drawn, scores, last.tokens, written, finished, state.open & better, held, states)
 
-  return lax.while_loop(goes_on, step, state)._replace(cache=None, processors=None)
-
-
-def _continue(state, own, totals):
-  """The likeliest continuations of each row: (_Texts of 2 * beams, the beam each comes from, its new token)."""
-  rows, beams, size = own.shape
-  scores, columns = strategies.largest(totals, 2 * beams)
-  before, chosen = columns // size, (columns % size).astype(jnp.int32)
-  texts = _pick(state.running, before)
-  nats = jnp.take_along_axis(own.reshape(rows, -1), columns, axis=1)
-  written = lambda array, new: lax.dynamic_update_slice(array, new[:, :, None], (0, 0, state.drawn))
-  return (
-    _Texts(written(texts.tokens, chosen), written(texts.log_probabilities, nats), scores),
-    before,
-    chosen,
-  )
+  state = _first(rows, beams, room, last, held, states)
+  for until in _stages(room):
+    state = state._replace(held=branches.with_room(decoder, state.held, width, until))
+    state = lax.while_loop(partial(goes_on, until=until), step, state)
+  return state.written, state.finished
 
 
-def _finish(state, candidates, chosen, early_stopping, end, limit, scored):
-  """The state with what ends here among the finished, if it is better than the worst of them."""
-  beams = state.lengths.shape[1]
-  ends = ((chosen == end) | (state.drawn + 1 == limit)) & (jnp.arange(2 * beams) < beams)
-  ends &= (candidates.scores > _DEAD) & state.open[:, None]
+def _stages(room):
+  """Numbers of new tokens after which what is held grows: attention to slots not yet used is most of a step's work."""
+  return sorted({max(room // 4, min(room, 32)), max(room // 2, min(room, 32)), room})
+
+
+def _continue(logits, scores, size, judge):
+  """The likeliest continuations of beams with `scores` [batch, beams]: (scores, _Tokens), both [batch, 2 * beams].
+
+  logits: [batch, beams, vocabulary], of which the first `size` may be chosen, as judge(log-probabilities) has them.
+  """
+  rows, beams, _ = logits.shape
+  total = jax.nn.logsumexp(logits, axis=-1)  # [batch, beams]
+  judged = judge(logits[:, :, :size] - total[:, :, None]).reshape(rows, beams, size)
+  totals = (judged + scores[:, :, None]).reshape(rows, -1)
+  best, columns = strategies.largest(totals, 2 * beams)
+  parents, chosen = columns // size, columns % size
+  places = parents * logits.shape[2] + chosen
+  nats = jnp.take_along_axis(logits.reshape(rows, -1), places, axis=1) - _pick(total, parents)
+  return best, _Tokens(chosen.astype(jnp.int32), nats, parents.astype(jnp.int32))
+
+
+def _finish(state, scores, last, ends, early_stopping, scored):
+  """The finished texts with those that end here, where these are better than the worst of them."""
+  old, beams = state.finished, state.scores.shape[1]
+  ends &= (jnp.arange(2 * beams) < beams) & (scores > _DEAD) & state.open[:, None]
   if early_stopping is True:
-    ends &= ~(state.lengths > 0).all(1)[:, None]
+    ends &= ~(old.lengths > 0).all(1)[:, None]
   length = state.drawn + 1
-  new = candidates._replace(scores=jnp.where(ends, scored(candidates.scores, length), _NEVER))
-  merged = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), state.finished, new)
-  lengths = jnp.concatenate([state.lengths, jnp.where(ends, length, 0)], axis=1)
+  new = _Finished(jnp.where(ends, scored(scores, length), _NEVER), jnp.where(ends, length, 0), last)
+  merged = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), old, new)
   # a finished text stays before what is none, however low it scores
-  _, kept = lax.top_k(jnp.where(lengths > 0, merged.scores, -jnp.inf), beams)
-  return state._replace(finished=_pick(merged, kept), lengths=jnp.take_along_axis(lengths, kept, axis=1))
+  _, kept = lax.top_k(jnp.where(merged.lengths > 0, merged.scores, -jnp.inf), beams)
+  return _pick(merged, kept)
 
 
 def beam_text(

@@ -65,6 +65,9 @@ class Decoder(NamedTuple):
   encode: Callable | None = None
   # cache, count -> the cache without its last `count` tokens; None: it cannot be taken back, as a recurrent state
   rewind: Callable | None = None
+  # params, cache, tokens [batch, n], before [batch, n, slots] bool, memory=None -> as `step`, for tokens that each
+  # follow the slots of their own branch; None: the cache holds one text a row
+  branch: Callable | None = None
 
 
 def decoder(module):
@@ -74,6 +77,12 @@ def decoder(module):
   def step(params, cache, tokens, mask=None, memory=None):
     return apply(params, 'decode', tokens, cache, mask, *(() if memory is None else (memory,)))
 
+  def branch(params, cache, tokens, before, memory=None):
+    return apply(params, 'branch', tokens, cache, before, *(() if memory is None else (memory,)))
+
   encode = (lambda params, *sources: apply(params, 'encode', *sources)) if hasattr(module, 'encode') else None
   rewind = getattr(module, 'rewind', None)
-  return Decoder(module.init_cache, step, module.vocabulary_size, module.context_length, encode, rewind)
+  branch = branch if hasattr(module, 'branch') else None
+  return Decoder(
+    module.init_cache, step, module.vocabulary_size, module.context_length, encode, rewind, branch
+  )

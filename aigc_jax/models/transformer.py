@@ -7,31 +7,16 @@ is `TransformerEncoderDecoder` with norm_position='post', positions='sinusoidal'
 activation='relu'. All fields are those of `config.model`; floats may be traced.
 """
 
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from aigc_jax.config import Fraction, NonNegative, Positive
 from aigc_jax.errors import UsageError
-from aigc_jax.models import blocks, masks
+from aigc_jax.models import blocks, caches, masks
 from aigc_jax.models.attention import Where, rotation
 from aigc_jax.models.layers import ACTIVATIONS, Dense, Dropout
-
-
-class Cache(NamedTuple):
-  """Keys and values of the tokens fed so far."""
-
-  index: Any  # () int32: slots filled
-  start: Any  # [batch] int32: slots at the left that are padding
-  layers: Any  # per layer (keys, values), each [batch * key_value_heads, slots, head_width]
-
-
-class Memory(NamedTuple):
-  """What a decoder keeps of the text that it is made from."""
-
-  layers: Any  # per layer (keys, values), each [batch * key_value_heads, source, head_width]
-  mask: Any  # [batch, 1, 1, source] bool: False at padding
 
 
 def rotation_of(model, positions):
@@ -39,40 +24,6 @@ def rotation_of(model, positions):
   if model.positions != 'rotary':
     return None
   return rotation(positions, blocks.width_of_head(model), model.rotary_base)
-
-
-def empty_cache(model, layers, batch_size, length):
-  """A Cache of `length` slots a row; padding takes slots too, so there may be more than context_length."""
-  shape = (batch_size * (model.key_value_heads or model.heads), length, blocks.width_of_head(model))
-  empty = lambda: (jnp.zeros(shape, model.dtype), jnp.zeros(shape, model.dtype))
-  return Cache(jnp.int32(0), jnp.zeros(batch_size, jnp.int32), tuple(empty() for _ in range(layers)))
-
-
-def without_last(cache, count):
-  """The cache before its last `count` tokens were fed: their slots are written anew."""
-  return cache._replace(index=cache.index - count)
-
-
-def place(cache, tokens, mask, window):
-  """Where more tokens [batch, n] stand after those of a cache.
-
-  Returns (start [batch], positions [batch, n], seen [batch, n, slots] bool: what was fed before, and the token itself).
-  """
-  start = cache.start if mask is None else cache.start + jnp.sum(~mask, axis=1, dtype=jnp.int32)
-  slots = jnp.arange(cache.layers[0][0].shape[1])[None]  # [1, slots]
-  here = cache.index + jnp.arange(tokens.shape[1])[None]  # [1, n]
-  seen = masks.visible(here, slots, window) & (slots >= start[:, None])[:, None, :]
-  return start, jnp.maximum(here - start[:, None], 0), seen
-
-
-def feed(layers, cache, start, x, where, memory=None):
-  """Runs blocks over x [batch, n, width] with what their caches hold. Returns (x, Cache)."""
-  held = []
-  for i, (block, kept) in enumerate(zip(layers, cache.layers, strict=True)):
-    crossed = (None, None) if memory is None else (memory.layers[i], memory.mask)
-    x, kept = block(x, where, kept, False, *crossed)
-    held.append(kept)
-  return x, Cache(cache.index + x.shape[1], start, tuple(held))
 
 
 class Transformer(nn.Module):
@@ -159,19 +110,35 @@ class Transformer(nn.Module):
     Returns:
       (logits [batch, n, vocabulary] float32, cache).
     """
-    start, positions, seen = place(cache, tokens, mask, self.window)
+    start, positions, seen = caches.place(cache, tokens, mask, self.window)
     if self.bidirectional_prefix and mask is not None:
       held = jnp.arange(seen.shape[2]) < cache.index + tokens.shape[1]
       seen = held & (jnp.arange(seen.shape[2]) >= start[:, None])[:, None, :]
+    return self.feed(tokens, cache._replace(start=start), positions, seen)
+
+  def branch(self, tokens, cache, before):
+    """Feeds tokens that do not follow one another: each is the end of a branch of its own.
+
+    Args:
+      tokens: [batch, n] int32, which take the next n slots of the cache.
+      cache: Cache.
+      before: [batch, n, slots] bool: the slots of the tokens before each in its branch, in their order.
+
+    Returns:
+      (logits [batch, n, vocabulary] float32, cache).
+    """
+    return self.feed(tokens, cache, *caches.place_branches(cache, tokens, before, self.window))
+
+  def feed(self, tokens, cache, positions, seen):
     where = Where(seen[:, None], rotation_of(self, positions), cache.index)
-    x, cache = feed(self.block, cache, start, self.embed(tokens, positions), where)
+    x, cache = caches.feed(self.block, cache, self.embed(tokens, positions), where)
     return self.logits(x), cache
 
   def init_cache(self, batch_size, length):
-    return empty_cache(self, self.layers, batch_size, length)
+    return caches.empty(self, self.layers, batch_size, length)
 
   def rewind(self, cache, count):
-    return without_last(cache, count)
+    return caches.without_last(cache, count)
 
   def logits(self, x):
     """The last block's output [batch, time, width] -> logits [batch, time, vocabulary] float32."""
@@ -347,20 +314,27 @@ class TransformerEncoderDecoder(nn.Module):
       x, _ = block(x, where, None, train)
     x = self.encoder_norm(x) if self.norm_position == 'pre' else x
     mask = (segments > 0)[:, None, None]
-    return Memory(tuple(block.hold(x) for block in self.decoder_block), mask)
+    return caches.Memory(tuple(block.hold(x) for block in self.decoder_block), mask)
 
   def decode(self, tokens, cache, mask, memory):
     """As Transformer.decode, of targets that are made from `memory`."""
-    start, positions, seen = place(cache, tokens, mask, None)
+    start, positions, seen = caches.place(cache, tokens, mask)
+    return self.feed(tokens, cache._replace(start=start), positions, seen, memory)
+
+  def branch(self, tokens, cache, before, memory):
+    """As Transformer.branch, of targets that are made from `memory`."""
+    return self.feed(tokens, cache, *caches.place_branches(cache, tokens, before), memory)
+
+  def feed(self, tokens, cache, positions, seen, memory):
     where = Where(seen[:, None], rotation_of(self, positions), cache.index)
-    x, cache = feed(self.decoder_block, cache, start, self.embed(tokens, positions), where, memory)
+    x, cache = caches.feed(self.decoder_block, cache, self.embed(tokens, positions), where, memory)
     return self.logits(x), cache
 
   def init_cache(self, batch_size, length):
-    return empty_cache(self, self.layers, batch_size, length)
+    return caches.empty(self, self.layers, batch_size, length)
 
   def rewind(self, cache, count):
-    return without_last(cache, count)
+    return caches.without_last(cache, count)
 
   def logits(self, x):
     x = self.decoder_norm(x) if self.norm_position == 'pre' else x
