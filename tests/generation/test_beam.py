@@ -82,31 +82,49 @@ SETTINGS = [
 def test_beams_are_those_of_transformers_on_200_prompts(make, end):
   """8 settings, each on 25 prompts of unequal length: the n best texts token for token, with their scores."""
   config, params, model = make(vocabulary_size=23, context_length=40)
-  module = models.build(config)
-  params = jax.tree.map(np.copy, params)
-  decoder, generator, ended, texts = models.decoder(module), np.random.default_rng(4), 0, 0
-  for size, penalty, stopping in SETTINGS:
+  generator, ended = np.random.default_rng(4), 0
+  for setting in SETTINGS:
     prompts = [generator.integers(3, 23, n) for n in generator.integers(1, 9, 25)]
-    ours = beam.search(decoder, params, prompts, Beam(size, penalty, stopping, num=2), 10, end_token=end)
-    theirs, scores = of_transformers(model, prompts, end, size, penalty, stopping)
-    for row in range(len(prompts)):
-      for n in range(2):
-        text = ours.tokens[row, n, : ours.lengths[row, n]].tolist()
-        assert text == theirs[row][n], (size, penalty, stopping, row, n)
-        ended, texts = ended + (text[-1] == end), texts + 1
-    np.testing.assert_allclose(ours.scores, scores, rtol=1e-3, atol=1e-3)  # float32, two ways of adding
-  assert texts == 400
-  assert 0.1 < ended / texts < 0.9  # the end is in play, and so is the limit
+    ended += compared(models.decoder(models.build(config)), params, model, setting, prompts, None, end)
+  assert 0.1 < ended / 400 < 0.9  # the end is in play, and so is the limit
 
 
-def of_transformers(model, prompts, end, size, penalty, stopping):
-  """([prompts][2] lists of new tokens through the first end, scores [prompts, 2]): padded on the left."""
-  width = max(map(len, prompts))
-  tokens = torch.zeros((len(prompts), width), dtype=torch.long)
+def test_beams_of_an_encoder_decoder_are_those_of_transformers_on_200_sources():
+  """The same for the original Transformer, as Marian is: every text begins with the end token."""
+  config, params, model = peers.marian(vocabulary_size=23, end_token=3)
+  generator, ended = np.random.default_rng(5), 0
+  for setting in SETTINGS:
+    sources = [generator.integers(4, 23, n) for n in generator.integers(1, 9, 25)]
+    decoder = models.decoder(models.build(config))
+    ended += compared(decoder, params, model, setting, [np.array([3])] * 25, sources, 3)
+  assert 0.1 < ended / 400 < 0.9
+
+
+def compared(decoder, params, model, setting, prompts, sources, end):
+  """Asserts that the 2 best texts of each prompt are equal, with their scores; returns how many of them ended."""
+  size, penalty, stopping = setting
+  params, ended = jax.tree.map(np.copy, params), 0
+  way = Beam(size, penalty, stopping, num=2)
+  ours = beam.search(decoder, params, prompts, way, 10, sources=sources, end_token=end)
+  theirs, scores = of_transformers(model, prompts, sources, end, size, penalty, stopping)
+  for row in range(len(prompts)):
+    for n in range(2):
+      text = ours.tokens[row, n, : ours.lengths[row, n]].tolist()
+      assert text == theirs[row][n], (setting, row, n)
+      ended += text[-1] == end
+  np.testing.assert_allclose(ours.scores, scores, rtol=1e-3, atol=1e-3)  # float32, two ways of adding
+  return ended
+
+
+def of_transformers(model, prompts, sources, end, size, penalty, stopping):
+  """([prompts][2] lists of new tokens through the first end, scores [prompts, 2]): prompts are padded on the left."""
+  read = prompts if sources is None else sources
+  width = max(map(len, read))
+  tokens = torch.zeros((len(read), width), dtype=torch.long)
   mask = torch.zeros_like(tokens)
-  for row, prompt in enumerate(prompts):
-    tokens[row, width - len(prompt) :] = torch.tensor(prompt)
-    mask[row, width - len(prompt) :] = 1
+  for row, text in enumerate(read):
+    inside = slice(width - len(text), width) if sources is None else slice(len(text))
+    tokens[row, inside], mask[row, inside] = torch.tensor(text), 1
   choices = {
     'num_beams': size,
     'length_penalty': penalty,
@@ -124,7 +142,7 @@ def of_transformers(model, prompts, end, size, penalty, stopping):
     output_scores=True,
     **choices,
   )
-  rows = made.sequences[:, width:].tolist()
+  rows = made.sequences[:, width if sources is None else 1 :].tolist()
   cut = [row[: row.index(end) + 1] if end in row else row for row in rows]
   return [cut[i : i + 2] for i in range(0, len(cut), 2)], made.sequences_scores.numpy().reshape(-1, 2)
 
