@@ -24,6 +24,20 @@ def recurrent(source):
   }
 
 
+def masked(source):
+  """Tokens to hide are drawn anew in each step."""
+  model = {'name': 'transformer_encoder', 'layers': 1, 'heads': 2, 'width': 16}
+  return tiny.config(source) | {'task': {'name': 'masked_language'}, 'model': model}
+
+
+def translation(source):
+  """Two shapes of batches, dropout."""
+  model = {'name': 'transformer_encoder_decoder', 'layers': 1, 'heads': 2, 'width': 16, 'dropout': 0.1}
+  pairs = {'source': 'bundled:en_zh', 'tokenizer': 'characters', 'batch_size': 8, 'buckets': 2}
+  lengths = {'source_length': 24, 'target_length': 16}
+  return tiny.config(source) | {'task': {'name': 'translation'}, 'model': model, 'data': pairs | lengths}
+
+
 class Killed(Exception):
   """The process is gone."""
 
@@ -51,8 +65,11 @@ def extra_of(run, step):
   return checkpoint.host_copies(checkpoint.flat(fields))
 
 
+TEXT = {'rnn': recurrent, 'masked': masked, 'translation': translation}
 FAMILIES = {
   'rnn': ('extra/carry/0/0', {}),
+  'masked': (None, {}),
+  'translation': (None, {}),
   'resnet': ('extra/batch_stats/final_norm/mean', {'task': {'flip': True, 'crop': 1}}),
   'vq': ('extra/codes', {}),
   'vae': (None, {'data': {'binarization': 'dynamic'}}),
@@ -62,7 +79,7 @@ FAMILIES = {
 @pytest.mark.parametrize('family', FAMILIES)
 def test_a_run_killed_and_resumed_ends_where_the_unbroken_one_ends(family, source, images, tmp_path):
   kept, sections = FAMILIES[family]
-  config = recurrent(source) if family == 'rnn' else tiny_images.config(images, family, **sections)
+  config = TEXT[family](source) if family in TEXT else tiny_images.config(images, family, **sections)
   unbroken = tiny.train(config, tmp_path / 'unbroken')
   train_until_killed(7, config, tmp_path / 'broken')
   assert checkpoint.steps(tmp_path / 'broken/checkpoints') == [4]
