@@ -97,6 +97,7 @@ def search(
   sources=None,
   vocabulary_size=None,
   end_token=None,
+  longest: tuple = (1, 1),
 ) -> Searched:
   """The likeliest texts that go on from rows of tokens. Arguments are those of `decode.generate`.
 
@@ -108,12 +109,12 @@ def search(
   decode.check(strategies.Sampling(), max_new_tokens=max_new_tokens)
   if not prompts or not all(map(len, prompts)):
     raise UsageError('each prompt must have at least one token')
-  longest = max(map(len, prompts))
-  decode.check_room(decoder.context_length, longest, max_new_tokens)
+  most = max(map(len, prompts))
+  decode.check_room(decoder.context_length, most, max_new_tokens)
   size = decoder.vocabulary_size if vocabulary_size is None else vocabulary_size
   beams, room = int(beam.beam_size), round_up(max_new_tokens)
-  sources = decode.padded(decoder, sources, len(prompts))
-  width = round_up(longest) - 1
+  sources = decode.padded(decoder, sources, len(prompts), longest[1])
+  width = decode.width_for(most, longest[0]) - 1
   tokens, mask = np.zeros((2, len(prompts), width), np.int32)
   for row, prompt in enumerate(prompts):
     tokens[row, width + 1 - len(prompt) :] = prompt[:-1]
@@ -258,8 +259,8 @@ def beam_text(
   decoder, params, tokenizer, prompts: Prompts, beam: Beam, *, max_new_tokens: int = 200, batch_size: int = 16
 ) -> list[Completion]:
   """The `beam.num` best texts of each prompt, best first; prompts in their order. Raises UsageError, as `search`."""
-  order = sorted(range(len(prompts.texts)), key=lambda i: len(prompts.tokens[i]))
-  found = {}
+  tokens, sources, found = prompts.tokens, prompts.sources, {}
+  order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]) + (len(sources[i]) if sources else 0))
   for first in range(0, len(order), batch_size):
     batch = order[first : first + batch_size]
     if len(order) > batch_size:
@@ -267,12 +268,13 @@ def beam_text(
     searched = search(
       decoder,
       params,
-      [prompts.tokens[i] for i in batch],
+      [tokens[i] for i in batch],
       beam,
       max_new_tokens,
-      sources=None if prompts.sources is None else [prompts.sources[i] for i in batch],
+      sources=None if sources is None else [sources[i] for i in batch],
       vocabulary_size=tokenizer.vocabulary_size,
       end_token=tokenizer.end_of_text,
+      longest=prompts.longest,
     )
     for row, i in enumerate(batch):
       dropped = 0 if prompts.dropped is None else prompts.dropped[i]

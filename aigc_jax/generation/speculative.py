@@ -234,7 +234,6 @@ def speculative_text(
   """
   decode.check(sampling, num=num)
   texts = [i for i in range(len(prompts.texts)) for _ in range(num)]
-  longest = tuple(max(map(len, given), default=1) for given in (prompts.tokens, prompts.sources or ()))
   completions, kept, tokens, passes = [], 0.0, 0, 0
   for row, i in enumerate(texts):
     found = generate(
@@ -250,7 +249,7 @@ def speculative_text(
       sources=None if prompts.sources is None else [prompts.sources[i]],
       vocabulary_size=tokenizer.vocabulary_size,
       end_token=tokenizer.end_of_text,
-      longest=longest,
+      longest=prompts.longest,
     )
     dropped = 0 if prompts.dropped is None else prompts.dropped[i]
     made = found.generated

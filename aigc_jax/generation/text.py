@@ -22,6 +22,11 @@ class Prompts(NamedTuple):
   sources: list | None = None  # the tokens that an encoder reads for each; None: the model has none
   dropped: list | None = None  # how many tokens of each text there is no room for; None: 0
 
+  @property
+  def longest(self):
+    """Tokens of the longest text and source, by which batches share compiled programs."""
+    return tuple(max(map(len, texts), default=1) for texts in (self.tokens, self.sources or ()))
+
 
 def prompts_of(tokenizer, texts) -> Prompts:
   """Text that goes on from each of `texts`; from an empty one, at the beginning of a document.
@@ -116,7 +121,6 @@ def generate_text(
   rows = [_row(prompts, n // num, n, TextStream(stop)) for n in range(num * len(prompts.texts))]
   by_length = sorted(rows, key=lambda row: len(row.prompt_tokens) + len(row.source))
   size = math.ceil(len(rows) / math.ceil(len(rows) / batch_size)) if rows else 1
-  longest = tuple(max(map(len, texts), default=1) for texts in (prompts.tokens, prompts.sources or ()))
   for first in range(0, len(rows), size):
     batch = by_length[first : first + size]
     filler = dataclasses.replace(batch[-1], number=0, stream=None, finish_reason='filler')
@@ -129,7 +133,7 @@ def generate_text(
       jax.random.key(seed),
       sampling,
       max_new_tokens,
-      longest,
+      prompts.longest,
       alternatives,
       on_text,
     )
