@@ -114,13 +114,8 @@ def search(
   size = decoder.vocabulary_size if vocabulary_size is None else vocabulary_size
   beams, room = int(beam.beam_size), round_up(max_new_tokens)
   sources = decode.padded(decoder, sources, len(prompts), longest[1])
-  width = decode.width_for(most, longest[0]) - 1
-  tokens, mask = np.zeros((2, len(prompts), width), np.int32)
-  for row, prompt in enumerate(prompts):
-    tokens[row, width + 1 - len(prompt) :] = prompt[:-1]
-    mask[row, width + 1 - len(prompt) :] = 1
-  mask = mask.astype(bool)
-  cache, memory = decode.fill(decoder, width, params, tokens, mask, sources)
+  tokens, mask = decode.all_but_last(prompts, decode.width_for(most, longest[0]))
+  cache, memory = decode.fill(decoder, mask.shape[1], params, tokens, mask, sources)
   texts = [prompt for prompt in prompts for _ in range(beams)]
   states = jax.tree.map(jnp.asarray, processors.start(beam.processors, texts, size, room))
   last = np.array([prompt[-1] for prompt in prompts], np.int32)

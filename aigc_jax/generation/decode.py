@@ -211,15 +211,19 @@ def _refill(decoder, size, params, shapes, texts, live, state, chain, sources, m
   left = min(remaining, slots - width + 1)
   if context is not None:
     left = min(left, int((context + 1 - held[live]).min()))
-  tokens, mask = np.zeros((2, len(texts), width - 1), np.int32)
-  for row, window in enumerate(windows):
-    tokens[row, width - len(window) :] = window[:-1]
-    mask[row, width - len(window) :] = 1
-  cache, memory = fill(decoder, slots, params, tokens, mask.astype(bool), sources, memory)
+  cache, memory = fill(decoder, slots, params, *all_but_last(windows, width), sources, memory)
   if state is not None:
     return state._replace(cache=cache), left, memory
   last = np.array([text[-1] for text in texts], np.int32)
   return _State(cache, last, processors.start(chain, texts, size, remaining)), left, memory
+
+
+def all_but_last(texts, width):
+  """(tokens int32, mask bool), both [batch, width - 1]: texts without their last token, padded on the left."""
+  tokens, mask = np.zeros((len(texts), width - 1), np.int32), np.zeros((len(texts), width - 1), bool)
+  for row, text in enumerate(texts):
+    tokens[row, width - len(text) :], mask[row, width - len(text) :] = text[:-1], True
+  return tokens, mask
 
 
 def _record(result, tokens, log_probabilities, drawn, end_token):

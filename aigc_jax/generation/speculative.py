@@ -76,17 +76,13 @@ def generate(
   for model in models[0]:
     decode.check_room(model.context_length, max(map(len, prompts)), max_new_tokens)
   room = round_up(max_new_tokens + draft_tokens + 1)
-  width = decode.width_for(max(map(len, prompts)), longest[0]) - 1
-  tokens, mask = np.zeros((2, len(prompts), width), np.int32)
-  for row, prompt in enumerate(prompts):
-    tokens[row, width + 1 - len(prompt) :] = prompt[:-1]
-    mask[row, width + 1 - len(prompt) :] = 1
+  width = decode.width_for(max(map(len, prompts)), longest[0])
+  given = decode.all_but_last(prompts, width)
   feed = lambda model, weights: decode.fill(
     model,
-    round_up(width + room),
+    round_up(width - 1 + room),
     weights,
-    tokens,
-    mask.astype(bool),
+    *given,
     decode.padded(model, sources, len(prompts), longest[1]),
   )
   caches, memories = zip(*map(feed, *models), strict=True)

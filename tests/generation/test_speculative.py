@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import math
 
 import jax
 import numpy as np
@@ -79,15 +80,14 @@ def test_greedy_is_the_targets_greedy_on_100_prompts(pair, draft, chain):
 
 def enumerated(toy, prompt, sampling):
   """{text: probability} of all texts of NEW tokens, in float64."""
-  found = {}
-  for text in itertools.product(range(SIZE), repeat=NEW):
-    probability = 1.0
-    for i, token in enumerate(text):
-      logits = np.asarray(toy.full(np.array([*prompt, *text[:i]])), np.float32)[None, :SIZE]
-      shares = np.asarray(jax.nn.softmax(strategies.process(logits, sampling)), np.float64)[0]
-      probability *= shares[token]
-    found[text] = probability
-  return found
+  beginnings = [text for n in range(NEW) for text in itertools.product(range(SIZE), repeat=n)]
+  logits = np.stack([toy.full(np.array([*prompt, *text]))[:SIZE] for text in beginnings]).astype(np.float32)
+  shares = np.asarray(jax.nn.softmax(strategies.process(logits, sampling)), np.float64)
+  following = dict(zip(beginnings, shares, strict=True))
+  return {
+    text: math.prod(following[text[:i]][token] for i, token in enumerate(text))
+    for text in itertools.product(range(SIZE), repeat=NEW)
+  }
 
 
 @pytest.mark.parametrize('draft', [toys.recurrent, lambda: toys.windowed(None)], ids=['bad', 'itself'])
