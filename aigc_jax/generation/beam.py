@@ -78,7 +78,7 @@ def check(beam: Beam):
     check_count(name, getattr(beam, name))
   if beam.num > beam.beam_size:
     raise UsageError(
-      f'num: {beam.num} texts do not come from a beam_size of {beam.beam_size}; use {beam.num} or more'
+      f'num: {beam.num} texts do not come from a beam_size of {beam.beam_size}; use one of {beam.num} or more'
     )
   check_number('length_penalty', beam.length_penalty, lambda x: True, 'that is finite')
   if beam.early_stopping != 'never' and not isinstance(beam.early_stopping, bool):
