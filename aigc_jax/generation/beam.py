@@ -122,7 +122,7 @@ def search(
   stopping = True if beams == 1 else beam.early_stopping
   numbered = lambda leaf: np.float32(leaf) if isinstance(leaf, float) else leaf
   numbers = np.float32(beam.length_penalty), np.int32(max_new_tokens), jax.tree.map(numbered, beam.processors)
-  inputs = cache, memory, mask, last, states, np.int32(-1 if end_token is None else end_token)
+  inputs = (cache, memory, mask, last), states, np.int32(-1 if end_token is None else end_token)
   found = jax.device_get(_search(decoder, stopping, size, beams, room, params, *inputs, *numbers))
   return _read(*found, beam.num)
 
@@ -162,23 +162,10 @@ def _pick(tree, columns):
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _search(
-  decoder,
-  early_stopping,
-  size,
-  beams,
-  room,
-  params,
-  cache,
-  memory,
-  mask,
-  last,
-  states,
-  end,
-  length_penalty,
-  limit,
-  chain,
+  decoder, early_stopping, size, beams, room, params, given, states, end, length_penalty, limit, chain
 ):
   """(what the beams of each step were, the finished texts)."""
+  cache, memory, mask, last = given
   rows, width = mask.shape
   held, memory = branches.start(decoder, cache, memory, mask, beams, room)
   scored = lambda total, length: total / length.astype(jnp.float32) ** length_penalty
@@ -197,7 +184,7 @@ def _search(
     _, kept = lax.top_k(jnp.where(ends, _NEVER + scores, scores), beams)
     scores = _pick(jnp.where(ends, 2 * _NEVER, scores), kept)
     last, drawn = _pick(last, kept), state.drawn + 1
-    written = jax.tree.map(lambda held, new: held.at[state.drawn].set(new), state.written, last)
+    written = jax.tree.map(lambda array, new: array.at[state.drawn].set(new), state.written, last)
     states = branches.reorder(state.processors, last.parents)
     states = processors.advance(chain, states, last.tokens.reshape(-1))
     furthest = limit if early_stopping == 'never' else drawn

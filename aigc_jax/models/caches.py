@@ -53,10 +53,8 @@ def place_branches(cache, tokens, before, window=None):
   """
   own = jnp.arange(before.shape[2]) == cache.index + jnp.arange(tokens.shape[1])[:, None]  # [n, slots]
   seen = before | own
-  if window is not None:
-    seen &= (
-      jnp.flip(jnp.flip(seen, -1).cumsum(-1, dtype=jnp.int32), -1) <= window
-    )  # a branch fills slots in order
+  if window is not None:  # a branch fills slots in order
+    seen &= jnp.flip(jnp.flip(seen, -1).cumsum(-1, dtype=jnp.int32), -1) <= window
   return before.sum(-1, dtype=jnp.int32), seen
 
 
