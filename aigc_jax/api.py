@@ -15,7 +15,7 @@ from aigc_jax.errors import DataError, UsageError, listed, nearest
 from aigc_jax.generation import beam, fill, speculative, text
 from aigc_jax.generation import choices as writing
 from aigc_jax.task import State
-from aigc_jax.training import checkpoint, experiment, hooks, parallel, prepare
+from aigc_jax.training import checkpoint, experiment, hooks, mesh, parallel, prepare
 from aigc_jax.training.console import Console
 from aigc_jax.training.optimizer import OptimizerConfig
 
@@ -358,9 +358,10 @@ class TrainedRun:
         self.facts.get('image_shape'),
       )
     tasks.complete(config, dataset)  # refuses fields that do not fit
-    program = parallel.make_parallel(config, tasks.build, parallel.choose_devices(config, fewer=True))
+    program = parallel.make_parallel(config, tasks.build, mesh.choose_devices(config, fewer=True))
     floats = program.put_floats(floats_of(config))
-    state = jax.device_put(self.state_like(program, floats, dataset), program.shardings)
+    state = self.state_like(program, floats, dataset)
+    state = jax.device_put(state, program.shardings(state))
     return hooks.evaluate(program, floats, state, dataset, tasks.build(config).report)
 
   def state_like(self, program, floats, dataset):

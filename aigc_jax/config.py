@@ -68,9 +68,10 @@ class TrainingConfig:
 @dataclasses.dataclass(frozen=True)
 class ParallelConfig:
   mode: Literal['mesh', 'pmap'] = 'mesh'
-  data: Annotated[int, Range('-1 or above 0', least=-1)] = -1  # -1: the most devices that divide the batch
-  fsdp: Annotated[int, Positive] = 1
-  tensor: Annotated[int, Positive] = 1
+  # devices along each axis of the mesh; -1: as many as are left and divide the batch
+  data: Annotated[int, Range('-1 or above 0', least=-1)] = -1  # each has some rows of the batch
+  fsdp: Annotated[int, Range('-1 or above 0', least=-1)] = 1  # the same, and a part of every array of the state
+  tensor: Annotated[int, Range('-1 or above 0', least=-1)] = 1  # a part of attention, feed-forward, vocabulary
 
 
 SECTIONS = {'training': TrainingConfig, 'parallel': ParallelConfig}

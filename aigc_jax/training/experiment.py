@@ -14,7 +14,7 @@ from aigc_jax.config import floats_of
 from aigc_jax.data import cache
 from aigc_jax.errors import AigcError, DataError, Interrupted
 from aigc_jax.task import RESIDENT
-from aigc_jax.training import checkpoint, hooks, optimizer, parallel, step
+from aigc_jax.training import checkpoint, hooks, mesh, optimizer, parallel, step
 from aigc_jax.training.console import count, size
 from aigc_jax.training.loop import Hook, Outcome, loop, signals
 from aigc_jax.training.prepare import FACTS, TOKENIZER, find_initial, notes_on
@@ -47,13 +47,7 @@ def place(experiment):
   resident = program.put_resident(experiment.dataset.resident)
   example = experiment.dataset.train_batch(0) | resident
   shapes = jax.eval_shape(program.init, floats, key, example)
-  target = jax.tree.map(
-    lambda sharding, part: jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), part
-    ),
-    program.shardings,
-    shapes,
-  )
+  target = jax.tree.map(lambda leaf, where: leaf.update(sharding=where), shapes, program.shardings(shapes))
   return Prepared(program, floats, key, example, resident, target)
 
 
@@ -141,7 +135,8 @@ def shapes_of(batch):
 
 def describe_devices(program):
   devices = list(program.mesh.devices.flat)
-  return f'{len(devices)} of {len(jax.devices())} {devices[0].device_kind}'
+  axes = f', {mesh.described(program.mesh)}' if len(devices) > 1 else ''
+  return f'{len(devices)} of {len(jax.devices())} {devices[0].device_kind}{axes}'
 
 
 def with_initial_params(state, config, target):

@@ -134,7 +134,8 @@ def into_heads(path, array):
 
 
 def joined(path):
-  return '/'.join(str(getattr(key, 'key', key)) for key in path)
+  """'block_0/mlp/up/kernel' of a path of JAX's."""
+  return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 def muon_labels(params):

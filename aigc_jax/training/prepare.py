@@ -11,7 +11,7 @@ from aigc_jax.config import floats_of
 from aigc_jax.data import image_codes, tokenizers
 from aigc_jax.errors import DataError, UsageError, listed, nearest
 from aigc_jax.task import Task
-from aigc_jax.training import checkpoint, optimizer, parallel, step
+from aigc_jax.training import checkpoint, mesh, optimizer, step
 
 FACTS = 'data.json'  # in the run folder: what the data was when the run began
 TOKENIZER = 'tokenizer.json'
@@ -70,7 +70,7 @@ def prepare(config, folder=None):
   config = fill_in(config)
   models.check(config['model'])
   resumes = folder is not None and has_begun(folder)
-  devices = parallel.choose_devices(config, fewer=folder is not None)
+  devices = mesh.choose_devices(config, fewer=folder is not None)
   initial = None if resumes else find_initial(config['init_from'])
   tasks.check(config)
   dataset = data.load(config['data'], find_tokenizer(config, folder, initial), tasks.form_of(config))

@@ -26,7 +26,7 @@ RATES = (1e-2, 3e-2, 1e-1)
 # A lane has a key of its own, and its own part of every other float, so that one that gets another's is seen. The
 # other ways are those of lane 1, which has the floats of the config.
 KEYS, PARTS = (4, 3, 5), (0.9, 1.0, 0.8)
-WAYS = ('mesh of 4', 'pmap of 4', '3 lanes', '2 microbatches')
+WAYS = ('mesh of 4', 'fsdp of 4', 'pmap of 4', '3 lanes', '2 microbatches')
 # What differs from one device by nature: pmap draws other noise (by the design), and statistics that a microbatch
 # takes of itself are those of a small batch. They are held against `part_by_part`.
 BY_NATURE = {
@@ -118,6 +118,8 @@ def sections_of(way):
   """How `run` is asked to go another way than on one device."""
   if way == '2 microbatches':
     return dict(training=(('microbatches', 2),))
+  if way == 'fsdp of 4':  # every array of the state in parts
+    return dict(devices=4, parallel=(('data', 2), ('fsdp', 2)))
   return dict(devices=4, parallel=(('mode', way.split()[0]),))
 
 
@@ -207,7 +209,7 @@ def test_what_differs_by_nature_differs_as_designed(name, way):
   # Evaluation has neither noise nor microbatches: one device finds the same of the state that this way ended in.
   _, state, means = run(name, **sections_of(way))
   config, program = compiled(name)
-  alone = jax.device_put(state, program.shardings)
+  alone = jax.device_put(state, program.shardings(state))
   assert evaluation(program, program.put_floats(floats_of(config)), alone) == pytest.approx(means, rel=1e-4)
 
 
