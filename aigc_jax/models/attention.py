@@ -59,7 +59,8 @@ def attend(query, key, value, mask, dropout=lambda weights: weights):
 
   Args:
     query: [batch, heads, time, head_width].
-    key, value: [batch * key_value_heads, slots, head_width]; each serves heads / key_value_heads heads of queries.
+    key, value: [batch, key_value_heads, slots, head_width], or the first two axes as one, as a cache has them; each
+      serves heads / key_value_heads heads of queries.
     mask: [batch or 1, 1, time, slots] bool.
     dropout: applied to the attention weights.
 
@@ -67,12 +68,12 @@ def attend(query, key, value, mask, dropout=lambda weights: weights):
     [batch, heads, time, head_width].
   """
   batch, heads, time, head_width = query.shape
-  rows, slots, _ = key.shape
-  query = (query * jnp.asarray(head_width**-0.5, query.dtype)).reshape(rows, -1, head_width)
-  scores = jnp.einsum('ztd,zsd->zts', query, key, preferred_element_type=jnp.float32)
+  *rows, slots, _ = key.shape
+  query = (query * jnp.asarray(head_width**-0.5, query.dtype)).reshape(*rows, -1, head_width)
+  scores = jnp.einsum('...td,...sd->...ts', query, key, preferred_element_type=jnp.float32)
   weights = masked_softmax(scores.reshape(batch, heads, time, slots), mask)
   weights = dropout(weights).astype(value.dtype)
-  mixed = jnp.einsum('zts,zsd->ztd', weights.reshape(rows, -1, slots), value)
+  mixed = jnp.einsum('...ts,...sd->...td', weights.reshape(*rows, -1, slots), value)
   return mixed.reshape(batch, heads, time, head_width)
 
 
@@ -127,7 +128,7 @@ class Attention(nn.Module):
       cache = tuple(write(held, new, where.index) for held, new in zip(cache, (key, value), strict=True))
       held = cache
     else:
-      held = flat(key), flat(value)
+      held = key, value
     return self.mix(self.queries(x, where.rotation), held, where.mask, train), cache
 
   def cross(self, x, held, mask, train=False):
@@ -135,8 +136,8 @@ class Attention(nn.Module):
     return self.mix(self.queries(x, None), held, mask, train)
 
   def hold(self, x):
-    """Keys and values of another text [batch, source, width], each [batch * key_value_heads, source, head_width]."""
-    return tuple(flat(new) for new in self.keys_and_values(x, None))
+    """Keys and values of another text [batch, source, width], each [batch, key_value_heads, source, head_width]."""
+    return self.keys_and_values(x, None)
 
   def queries(self, x, turn):
     """[batch, time, width] -> [batch, heads, time, head_width]."""
@@ -153,8 +154,3 @@ class Attention(nn.Module):
   def mix(self, query, held, mask, train):
     mixed = attend(query, *held, mask, lambda weights: self.drop(weights, train))
     return self.output(mixed.swapaxes(1, 2))
-
-
-def flat(x):
-  """[batch, groups, time, head_width] -> [batch * groups, time, head_width]."""
-  return x.reshape(-1, *x.shape[2:])

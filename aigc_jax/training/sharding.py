@@ -96,9 +96,13 @@ def gathered(array, dealt, whole):
   return jax.lax.with_sharding_constraint(array, whole)
 
 
+def deal_out(dealt, whole, _, gradient):
+  # Whole first, or a table of symbols would have its rows' gradients moved from device to device before they are added.
+  return (jax.lax.with_sharding_constraint(jax.lax.with_sharding_constraint(gradient, whole), dealt),)
+
+
 gathered.defvjp(
-  lambda array, dealt, whole: (jax.lax.with_sharding_constraint(array, whole), None),
-  lambda dealt, whole, _, gradient: (jax.lax.with_sharding_constraint(gradient, dealt),),
+  lambda array, dealt, whole: (jax.lax.with_sharding_constraint(array, whole), None), deal_out
 )
 
 

@@ -1,0 +1,147 @@
+"""Every family on every layout: how far 20 steps on several devices are from 20 steps on one.
+
+  python -m tests.equality [FAMILY ...]
+
+prints, for each, the largest relative difference of a step's loss, and the norm of the difference of the final parameters
+over their norm.
+"""
+
+import os
+import pathlib
+import sys
+import tempfile
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+import jax
+import numpy as np
+
+from aigc_jax import api
+from aigc_jax.training import checkpoint, experiment, prepare
+from tests import tiny, tiny_images
+
+STEPS = 20
+WIDE = {'layers': 2, 'heads': 8, 'width': 32}  # so that eight devices divide all that there is to divide
+ADAM = {'name': 'adamw', 'learning_rate': 3e-3, 'weight_decay': 0.1, 'clip_norm': 1.0, 'average': 0.9}
+
+
+def text(source, model, **sections):
+  config = tiny.config(source, optimizer=ADAM, training={'steps': STEPS}, data={'batch_size': 16})
+  return config | {'model': model} | sections
+
+
+def pairs(source, model):
+  data = {'source': 'bundled:en_zh', 'tokenizer': 'characters', 'batch_size': 16, 'buckets': 2}
+  return text(
+    source,
+    model | {'vocabulary_size': 2048},
+    task={'name': 'translation'},
+    data=data | {'source_length': 24, 'target_length': 16},
+  )
+
+
+def images(family, **sections):
+  def make(source):
+    folder = pathlib.Path(source.removeprefix('text:')).parent
+    path = folder / 'images.npz'
+    place = f'npz:{path}' if path.exists() else tiny_images.write_images(path, train=64)
+    sizes = {'training': {'steps': STEPS}, 'data': {'batch_size': 16}, 'optimizer': ADAM}
+    return tiny_images.config(place, family, **(sizes | sections))
+
+  return make
+
+
+def carried(source):
+  """A state that goes on from batch to batch."""
+  config = text(source, {'name': 'rnn', 'cell': 'gru', 'width': 32, 'vocabulary_size': 32})
+  config['task'] = config['task'] | {'carry_state': True}
+  config['data'] = config['data'] | {'packing': 'contiguous'}
+  return config
+
+
+FAMILIES = {
+  'transformer': lambda source: text(source, {'name': 'transformer', 'vocabulary_size': 32, **WIDE}),
+  'rotary': lambda source: text(
+    source,
+    {'name': 'transformer', 'positions': 'rotary', 'activation': 'swiglu', 'tie_embeddings': False}
+    | {'vocabulary_size': 32, 'key_value_heads': 4, **WIDE},
+    optimizer=ADAM | {'name': 'muon'},
+  ),
+  'rnn': carried,
+  'masked': lambda source: text(
+    source, {'name': 'transformer_encoder', 'head_transform': True, **WIDE}, task={'name': 'masked_language'}
+  ),
+  'encoder_decoder': lambda source: pairs(source, {'name': 'transformer_encoder_decoder', **WIDE}),
+  'rnn_encoder_decoder': lambda source: pairs(source, {'name': 'rnn_encoder_decoder', 'width': 32}),
+  'vae': images('vae'),
+  'vq': images('vq'),
+  'mlp': images('mlp'),
+  'resnet': images('resnet', model={'name': 'resnet', 'channels': [8, 16]}),
+}
+LAYOUTS = ('data', 'fsdp', 'tensor', 'pmap')
+# Under pmap each device draws its own noise, so these differ by nature; tests.training.test_rehearsal holds such
+# against the same rows on one device after another.
+OTHER_NOISE = ('masked', 'vae')
+
+
+def parallel_of(layout, devices):
+  """config.parallel."""
+  if layout == 'pmap':
+    return {'mode': 'pmap', 'data': devices}
+  if layout == 'mixed':
+    return {'data': devices // 4, 'fsdp': 2, 'tensor': 2}
+  return {'data': 1} | {layout: devices}
+
+
+def prepared(config, layout, devices):
+  """(Experiment, Prepared) of a config on a layout."""
+  made = prepare.prepare(api.read_config(config | {'parallel': parallel_of(layout, devices)}))
+  return made, experiment.place(made)
+
+
+def run(config, layout='data', devices=1, steps=STEPS):
+  """(losses [steps], final State)."""
+  made, placed = prepared(config, layout, devices)
+  state, losses = placed.program.init(placed.floats, placed.key, placed.example), []
+  for i in range(steps):
+    batch = experiment.batch_on_devices(placed, made.dataset.train_batch(i))
+    state, metrics = placed.program.step(placed.floats, state, batch)
+    losses.append(float(metrics['loss']))  # awaited, since many pretended devices share two cores
+  return np.array(losses), state
+
+
+def differences(found, expected):
+  """(largest relative difference of a loss, relative distance of the final parameters)."""
+  (losses, state), (alone, one) = found, expected
+  norm = lambda arrays: np.sqrt(sum(np.square(a, dtype=np.float64).sum() for a in arrays.values()))
+  ours, theirs = (checkpoint.host_copies(checkpoint.flat(s.params)) for s in (state, one))
+  distance = norm({path: ours[path] - theirs[path] for path in theirs}) / norm(theirs)
+  return np.abs(losses / alone - 1).max(), distance
+
+
+def cell(family, config, layout, devices, expected):
+  loss, distance = differences(run(config, layout, devices), expected)
+  note = ' (other noise)' if layout == 'pmap' and family in OTHER_NOISE else ''
+  return f'{loss:.0e}, {distance:.0e}{note}'
+
+
+def table(families):
+  """Markdown, printed line by line."""
+  counts = (2, 4, 8)
+  names = [f'{layout} {n}' for layout in LAYOUTS for n in counts] + ['2 x 2 x 2']
+  print('| family | ' + ' | '.join(names) + ' |\n' + '|---' * (len(names) + 1) + '|')
+  with tempfile.TemporaryDirectory() as folder:
+    source = tiny.write_corpus(pathlib.Path(folder) / 'words.txt')
+    for family in families:
+      config = FAMILIES[family](source)
+      expected = run(config)
+      cells = [cell(family, config, layout, n, expected) for layout in LAYOUTS for n in counts]
+      cells.append(cell(family, config, 'mixed', 8, expected))
+      print(f'| {family} | ' + ' | '.join(cells) + ' |', flush=True)
+      jax.clear_caches()
+
+
+if __name__ == '__main__':
+  jax.config.update('jax_num_cpu_devices', 8)
+  jax.config.update('jax_disable_most_optimizations', True)  # compiling is most of it
+  table(sys.argv[1:] or FAMILIES)
