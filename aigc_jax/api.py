@@ -15,7 +15,8 @@ from aigc_jax.errors import DataError, UsageError, listed, nearest
 from aigc_jax.generation import beam, fill, speculative, text
 from aigc_jax.generation import choices as writing
 from aigc_jax.task import State
-from aigc_jax.training import checkpoint, experiment, hooks, mesh, parallel, prepare
+from aigc_jax.training import checkpoint, experiment, hooks, mesh, parallel, prepare, profiling
+from aigc_jax.training import dry_run as dry_runs
 from aigc_jax.training.console import Console
 from aigc_jax.training.optimizer import OptimizerConfig
 
@@ -52,10 +53,10 @@ def read_config(config, overrides=()):
 def dry_run(config, workdir=None, overrides=()):
   """Checks everything and prints parameters, memory and FLOPs of the compiled step; writes nothing."""
   set_up()
-  print(experiment.dry_run(prepare_in(workdir, read_config(config, overrides))))
+  dry_runs.dry_run(prepare_in(workdir, read_config(config, overrides)))
 
 
-def train(config, workdir=None, overrides=(), quiet=False, began=None):
+def train(config, workdir=None, overrides=(), quiet=False, began=None, profile=None):
   """Trains an experiment.
 
   Args:
@@ -64,6 +65,7 @@ def train(config, workdir=None, overrides=(), quiet=False, began=None):
     overrides: [(dotted key, text or value)].
     quiet: print nothing.
     began: `time.perf_counter()` when the user asked, for the time to the first step; None: now.
+    profile: '10:15' writes a trace of steps 10 to 15 into the run folder's profile/.
 
   Returns:
     The TrainedRun.
@@ -74,7 +76,7 @@ def train(config, workdir=None, overrides=(), quiet=False, began=None):
   set_up()
   began = began or time.perf_counter()
   label = str(config) if isinstance(config, str | os.PathLike) else 'run'
-  return start(read_config(config, overrides), workdir, label, began, quiet)
+  return start(read_config(config, overrides), workdir, label, began, quiet, profile=profile)
 
 
 def prepare_in(workdir, config, may_differ=()):
@@ -87,7 +89,8 @@ def prepare_in(workdir, config, may_differ=()):
   return prepare.prepare(config, run_folder.open_run(path) if begun else None)
 
 
-def start(config, workdir, label, began, quiet=False, may_differ=()):
+def start(config, workdir, label, began, quiet=False, may_differ=(), profile=None):
+  traced = profiling.span(profile, config['training']['steps'])
   prepared = prepare_in(workdir, config, may_differ)
   steps, choices = prepared.config['training']['steps'], {'may_differ': may_differ, 'label': label}
   with run_folder.create(workdir, prepared.config, upgrade=resolved, **choices) as folder:
@@ -98,7 +101,7 @@ def start(config, workdir, label, began, quiet=False, may_differ=()):
         suggest(folder.path, prepared, console)
       return load_run(folder.path)
     with Console(folder.path / 'log.txt', quiet) as console:
-      experiment.train(prepared, folder, console, began)
+      experiment.train(prepared, folder, console, began, traced)
       picture = experiment.loss_curve(folder.path, prepared.task.unit)
       console.say(f'loss curve: {picture}')
       suggest(folder.path, prepared, console)
@@ -120,7 +123,7 @@ def suggest(path, prepared, console):
     console.say(f'{"     " if i else "next:"} {command}')
 
 
-def resume(path, steps=None, quiet=False, began=None):
+def resume(path, steps=None, quiet=False, began=None, profile=None):
   """Goes on with a run from its newest good checkpoint; `steps` makes it longer. Returns the TrainedRun."""
   set_up()
   began, config = began or time.perf_counter(), config_of(path)
@@ -135,7 +138,7 @@ def resume(path, steps=None, quiet=False, began=None):
         f'with --config.init_from={path}'
       )
     config = config | {'training': config['training'] | {'steps': steps}}
-  return start(resolved(config), path, 'run', began, quiet, experiment.EXTENSIBLE)
+  return start(resolved(config), path, 'run', began, quiet, experiment.EXTENSIBLE, profile)
 
 
 def load_run(path, which='best'):

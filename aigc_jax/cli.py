@@ -50,12 +50,14 @@ def parser():
   )
   train.add_argument('--workdir', metavar='FOLDER', help='run folder; default: a new one under runs/')
   train.add_argument(
-    '--dry_run', action='store_true', help='check, print parameters, memory and FLOPs; no step'
+    '--dry_run', action='store_true', help='check, print parameters, memory, FLOPs and exchanges; no step'
   )
+  add_profile(train)
 
   resume = add('resume', 'go on from the last good checkpoint of a run')
   resume.add_argument('run')
   resume.add_argument('--steps', type=int, help='train to this many steps in all')
+  add_profile(resume)
 
   evaluate = add('eval', 'evaluate a checkpoint of a run')
   evaluate.add_argument('run', help='with other fields of its task: --config.task.a=VALUE')
@@ -93,6 +95,12 @@ def add_checkpoint(verb):
   verb.add_argument('--checkpoint', default='best', metavar='best|latest|STEP')
 
 
+def add_profile(verb):
+  verb.add_argument(
+    '--profile', metavar='FIRST:LAST', help='write a trace of these steps into the run folder, such as 10:15'
+  )
+
+
 def split_overrides(arguments):
   """Takes `--config.a.b=VALUE` and `--config.a.b VALUE` out -> (overrides, the other arguments)."""
   overrides, others, waiting = [], [], None
@@ -119,13 +127,13 @@ def train(options, overrides):
   if options.dry_run:
     api.dry_run(options.config, options.workdir, overrides)
   else:
-    api.train(options.config, options.workdir, overrides, began=BEGAN)
+    api.train(options.config, options.workdir, overrides, began=BEGAN, profile=options.profile)
 
 
 def resume(options):
   from aigc_jax import api
 
-  api.resume(options.run, options.steps, began=BEGAN)
+  api.resume(options.run, options.steps, began=BEGAN, profile=options.profile)
 
 
 def evaluate(options, overrides):

@@ -68,10 +68,12 @@ class TrainingConfig:
 @dataclasses.dataclass(frozen=True)
 class ParallelConfig:
   mode: Literal['mesh', 'pmap'] = 'mesh'
-  # devices along each axis of the mesh; -1: as many as are left and divide the batch
-  data: Annotated[int, Range('-1 or above 0', least=-1)] = -1  # each has some rows of the batch
-  fsdp: Annotated[int, Range('-1 or above 0', least=-1)] = 1  # the same, and a part of every array of the state
-  tensor: Annotated[int, Range('-1 or above 0', least=-1)] = 1  # a part of attention, feed-forward, vocabulary
+  # devices along each axis of the mesh; -1: as many as are left and divide the batch. Those of `data` have some rows
+  # each; of `fsdp` too, and a part of every array of the state; of `tensor` a part of attention, feed-forward layers
+  # and vocabulary
+  data: Annotated[int, Range('-1 or above 0', least=-1)] = -1
+  fsdp: Annotated[int, Range('-1 or above 0', least=-1)] = 1
+  tensor: Annotated[int, Range('-1 or above 0', least=-1)] = 1
 
 
 SECTIONS = {'training': TrainingConfig, 'parallel': ParallelConfig}

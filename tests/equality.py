@@ -2,8 +2,8 @@
 
   python -m tests.equality [FAMILY ...]
 
-prints, for each, the largest relative difference of a step's loss, and the norm of the difference of the final parameters
-over their norm.
+prints, for each, the largest relative difference of a step's loss, and the norm of the difference of the final
+parameters over their norm.
 """
 
 import os
@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from aigc_jax import api
-from aigc_jax.training import checkpoint, experiment, prepare
+from aigc_jax.training import checkpoint, placement, prepare
 from tests import tiny, tiny_images
 
 STEPS = 20
@@ -96,7 +96,7 @@ def parallel_of(layout, devices):
 def prepared(config, layout, devices):
   """(Experiment, Prepared) of a config on a layout."""
   made = prepare.prepare(api.read_config(config | {'parallel': parallel_of(layout, devices)}))
-  return made, experiment.place(made)
+  return made, placement.place(made)
 
 
 def run(config, layout='data', devices=1, steps=STEPS):
@@ -104,7 +104,7 @@ def run(config, layout='data', devices=1, steps=STEPS):
   made, placed = prepared(config, layout, devices)
   state, losses = placed.program.init(placed.floats, placed.key, placed.example), []
   for i in range(steps):
-    batch = experiment.batch_on_devices(placed, made.dataset.train_batch(i))
+    batch = placement.batch_on_devices(placed, made.dataset.train_batch(i))
     state, metrics = placed.program.step(placed.floats, state, batch)
     losses.append(float(metrics['loss']))  # awaited, since many pretended devices share two cores
   return np.array(losses), state

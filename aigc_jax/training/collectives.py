@@ -5,7 +5,14 @@ import re
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
-KINDS = ('all-reduce', 'reduce-scatter', 'all-gather', 'all-to-all', 'collective-permute', 'collective-broadcast')
+KINDS = (
+  'all-reduce',
+  'reduce-scatter',
+  'all-gather',
+  'all-to-all',
+  'collective-permute',
+  'collective-broadcast',
+)
 BYTES = {'pred': 1, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 's64': 8, 'u64': 8, 'f64': 8, 'c64': 8, 'c128': 16}
 BYTES |= {'f16': 2, 'bf16': 2, 's4': 0.5, 'u4': 0.5}  # others: 4, but 8 bits of those that begin with f8
 HEAD = re.compile(r'^(?:ENTRY )?%?([\w.-]+) .*\{$')
@@ -63,7 +70,9 @@ def find(compiled):
 def kind_of(instruction, index, name, programs):
   """The kind of one array's exchange."""
   kind = instruction.operation.removesuffix('-start')
-  if kind == 'all-reduce' and ('all-reduce-scatter' in name or scattered(instruction, index, programs[name], programs)):
+  if kind == 'all-reduce' and (
+    'all-reduce-scatter' in name or scattered(instruction, index, programs[name], programs)
+  ):
     return 'reduce-scatter'
   return kind
 
@@ -153,7 +162,9 @@ def group_size(rest):
     return int(shaped[2])
   if meshed := re.search(r'replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}', rest):
     sizes = dict(part.split('=') for part in re.sub(r"[' ]", '', meshed[1]).split(','))
-    return math.prod(int(sizes[axis.split(':')[0]]) for axis in re.sub(r"[' ]", '', meshed[2]).split(',') if axis)
+    return math.prod(
+      int(sizes[axis.split(':')[0]]) for axis in re.sub(r"[' ]", '', meshed[2]).split(',') if axis
+    )
   if pairs := re.search(r'source_target_pairs=\{(.*?)\}\}', rest):
     return 2 if pairs[1] else 1
   return 2
@@ -166,7 +177,7 @@ def table(collectives, size=lambda number: f'{number:,.0f}'):
     chosen = [c for c in collectives if c.kind == kind]
     if chosen:
       count, arrays = sum(c.times for c in chosen), sum(c.bytes * c.times for c in chosen)
-      lines.append(f'{kind:<22}{count:>5} of {size(arrays)}, {size(sum(c.sent for c in chosen))} sent by each device')
+      lines.append(
+        f'{kind:<22}{count:>5} of {size(arrays)}, {size(sum(c.sent for c in chosen))} sent by each device'
+      )
   return lines
-
-

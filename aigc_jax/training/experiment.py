@@ -1,4 +1,4 @@
-"""The dry run of a prepared experiment, and the run itself."""
+"""The run of a prepared experiment, in its folder."""
 
 import contextlib
 import os
@@ -9,13 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aigc_jax import files, run, tasks
-from aigc_jax.config import floats_of
+from aigc_jax import files, run
 from aigc_jax.data import cache
 from aigc_jax.errors import AigcError, DataError, Interrupted
-from aigc_jax.task import RESIDENT
-from aigc_jax.training import checkpoint, hooks, mesh, optimizer, parallel, step
-from aigc_jax.training.console import count, size
+from aigc_jax.training import checkpoint, hooks, optimizer, placement, profiling, step
 from aigc_jax.training.loop import Hook, Outcome, loop, signals
 from aigc_jax.training.prepare import FACTS, TOKENIZER, find_initial, notes_on
 
@@ -27,116 +24,6 @@ def use_compile_cache():
   if jax.config.jax_compilation_cache_dir is None:
     jax.config.update('jax_compilation_cache_dir', str(cache.default_folder() / 'xla'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
-
-
-class Prepared(NamedTuple):
-  """An experiment on its devices, not yet compiled."""
-
-  program: parallel.Parallel
-  floats: Any
-  key: Any
-  example: Any  # the first batch: rows on the host, and a data set that lives on the devices there
-  resident: Any  # that data set, as every batch has it: {'resident': arrays} or {}
-  target: Any  # State of ShapeDtypeStruct with shardings
-
-
-def place(experiment):
-  config = experiment.config
-  program = parallel.make_parallel(config, tasks.build, experiment.devices)
-  floats, key = program.put_floats(floats_of(config)), jax.random.key(config['seed'])
-  resident = program.put_resident(experiment.dataset.resident)
-  example = experiment.dataset.train_batch(0) | resident
-  shapes = jax.eval_shape(program.init, floats, key, example)
-  target = jax.tree.map(lambda leaf, where: leaf.update(sharding=where), shapes, program.shardings(shapes))
-  return Prepared(program, floats, key, example, resident, target)
-
-
-def batch_on_devices(prepared, batch):
-  """Host rows -> the whole batch as the step sees it."""
-  rows = {name: array for name, array in batch.items() if name != RESIDENT}
-  return prepared.program.put_batch(rows) | prepared.resident
-
-
-def lower_step(prepared, example=None):
-  """The train step for the shapes of a batch; compiled ahead of time, so that another shape is an error."""
-  batch = batch_on_devices(prepared, prepared.example if example is None else example)
-  return prepared.program.step.lower(prepared.floats, prepared.target, batch)
-
-
-def shape_of(batch):
-  return tuple(sorted((name, array.shape) for name, array in batch.items() if name != RESIDENT))
-
-
-def compile_steps(experiment, prepared):
-  """({shape of a batch: compiled train step}, FLOPs of a step or None): all compilations of training, at once."""
-  examples = experiment.dataset.shapes() if experiment.dataset.shapes else [prepared.example]
-  lowered = {shape_of(example): lower_step(prepared, example) for example in examples}
-  compiled = {shape: step.compile() for shape, step in lowered.items()}
-  one = next(iter(lowered.values()))
-  # with several shapes a step's work differs from the next one's
-  return compiled, flops_of(one, experiment, prepared) if len(lowered) == 1 else None
-
-
-def flops_of(lowered, experiment, prepared):
-  """Floating-point operations of a step on all devices together, as XLA counts them, or None."""
-  config = experiment.config
-  training, places = config['training'], config['parallel']
-  # XLA counts a loop's body and one device's part once.
-  if training['microbatches'] > 1 or places['mode'] == 'pmap':
-    whole = {'training': training | {'microbatches': 1}, 'parallel': places | {'mode': 'mesh'}}
-    program = parallel.make_parallel(config | whole, tasks.build, experiment.devices)
-    lowered = lower_step(prepared._replace(program=program))
-  found = lowered.cost_analysis()
-  return (found or {}).get('flops')
-
-
-def parameter_table(state):
-  """Lines of path, shape and count."""
-  rows = [(path, leaf, '') for path, leaf in checkpoint.flat(state.params).items()]
-  rows += [(path, leaf, '  frozen') for path, leaf in checkpoint.flat(state.frozen).items()]
-  total = lambda mark: sum(leaf.size for _, leaf, m in rows if m in mark)
-  lines = [f'{"parameter":<44}{"shape":<20}{"count":>12}']
-  lines += [f'{path:<44}{list(leaf.shape)!s:<20}{leaf.size:>12,}{mark}' for path, leaf, mark in rows]
-  lines += [f'{"all":<64}{total(("", "  frozen")):>12,}']
-  return lines + ([f'{"trained":<64}{total(("",)):>12,}'] if state.frozen is not None else [])
-
-
-def dry_run(experiment):
-  """The parameter table, memory and FLOPs of the compiled step, as text; takes no step."""
-  prepared, config = place(experiment), experiment.config
-  began = time.perf_counter()
-  lowered = lower_step(prepared)
-  memory = lowered.compile().memory_analysis()
-  seconds, flops = time.perf_counter() - began, flops_of(lowered, experiment, prepared)
-  rows, steps = config['data']['batch_size'], config['training']['steps']
-  lines = [*parameter_table(prepared.target), '']
-  lines += [f'{name.replace("_", " "):<24}{value}' for name, value in experiment.dataset.facts.items()]
-  lines += [
-    f'{"devices":<24}{describe_devices(prepared.program)}',
-    f'{"a step":<24}{shapes_of(prepared.example)}',
-    f'{"in all":<24}{steps:,} steps of {rows:,} rows{epochs_of(experiment)}',
-    f'{"compiled in":<24}{seconds:.1f} s',
-    f'{"FLOPs a step":<24}{count(flops) if flops else "unknown"}',
-    f'{"memory of a step":<24}{size(memory.argument_size_in_bytes)} arguments, '
-    f'{size(memory.temp_size_in_bytes)} temporaries, {size(memory.output_size_in_bytes)} outputs, '
-    f'{size(memory.alias_size_in_bytes)} of them in the place of arguments',
-  ]
-  return '\n'.join(lines + notes_on(config))
-
-
-def epochs_of(experiment):
-  each = experiment.dataset.facts['steps_per_epoch']  # None where the data has no end
-  return f', {experiment.config["training"]["steps"] / each:.1f} epochs' if each else ''
-
-
-def shapes_of(batch):
-  return ', '.join(f'{name} {list(array.shape)}' for name, array in batch.items() if name != RESIDENT)
-
-
-def describe_devices(program):
-  devices = list(program.mesh.devices.flat)
-  axes = f', {mesh.described(program.mesh)}' if len(devices) > 1 else ''
-  return f'{len(devices)} of {len(jax.devices())} {devices[0].device_kind}{axes}'
 
 
 def with_initial_params(state, config, target):
@@ -173,19 +60,21 @@ def learns_after(at, config):
   return float(optimizer.unit_schedule(config['optimizer'], config['training']['steps'], at)) > 0
 
 
-def train(experiment, folder, console, began):
+def train(experiment, folder, console, began, traced=None):
   """Trains in a run folder that the caller holds open, from where it is to `config.training.steps`.
 
   Args:
     experiment: from `prepare`. folder: run.Run. console: where lines go.
     began: `time.perf_counter()` when the user's command started, for the time to the first step.
+    traced: (first, last) of the steps whose trace is written; None: none.
 
   Raises:
     DataError: numbers are not finite. Interrupted: by a signal, after saving. UsageError: the checkpoint is of
       another shape; then no step was taken.
   """
   config, dataset = experiment.config, experiment.dataset
-  prepared = place(experiment)
+  prepared = placement.place(experiment)
+  placement.check_memory(experiment, prepared)  # before there is a state
   state, start = restored_state(prepared, folder, console)
   announce(experiment, prepared, folder, console, start)
   make_ready(folder, dataset, experiment.devices)
@@ -199,7 +88,8 @@ def train(experiment, folder, console, began):
       folder.path / 'checkpoints', keep=config['training']['keep_checkpoints'], resumed_from=start
     ) as checkpointer,
   ):
-    return take_steps(experiment, prepared, folder, console, state, start, writer, checkpointer, began)
+    run_here = Here(experiment, prepared, folder, console, writer, checkpointer, traced)
+    return take_steps(run_here, state, start, began)
 
 
 def make_ready(folder, dataset, devices):
@@ -221,7 +111,7 @@ def announce(experiment, prepared, folder, console, start):
   console.say(f'data: {facts["source"]}, {facts["size"]}; {facts["split"]}')
   console.say(
     f'model: {config["model"]["name"]}, {sum(leaf.size for leaf in leaves):,} parameters; '
-    f'devices: {describe_devices(prepared.program)} ({config["parallel"]["mode"]})'
+    f'devices: {placement.describe_devices(prepared.program)} ({config["parallel"]["mode"]})'
   )
   for line in notes_on(config):
     console.say(line)
@@ -248,31 +138,75 @@ def warn_of_devices(config, folder, devices, console):
   )
 
 
-def take_steps(experiment, prepared, folder, console, state, start, writer, checkpointer, began):
-  config, dataset, task, devices = experiment
-  training, program, notes = config['training'], prepared.program, {'checkpoint': start or None}
-  metric = training['best_metric']
+class Here(NamedTuple):
+  """A run that goes on: what its steps and hooks use."""
+
+  experiment: Any
+  prepared: placement.Prepared
+  folder: run.Run
+  console: Any
+  writer: run.MetricsWriter
+  checkpointer: checkpoint.Checkpointer
+  traced: tuple | None  # (first, last) of the steps whose trace is written
+
+
+def take_steps(here, state, start, began):
+  """Takes the steps from `start` on and leaves the folder in order. Returns the Outcome."""
+  config, dataset, task, _ = here.experiment
+  folder, console = here.folder, here.console
+  steps, patience, metric = (config['training'][name] for name in ('steps', 'patience', 'best_metric'))
+  notes = {'checkpoint': start or None}
   costs = [hooks.cost(task, metric, row[metric]) for row in run.read_metrics(folder.path) if metric in row]
-  if hooks.used_up(training['patience'], costs):  # killed when it had ended and had not yet said so
-    console.say(
-      f'{metric} had not improved for {training["patience"]} evaluations by step {start}: the run has ended'
-    )
+  if hooks.used_up(patience, costs):  # killed when it had ended and had not yet said so
+    console.say(f'{metric} had not improved for {patience} evaluations by step {start}: the run has ended')
     folder.write_status('done', start, checkpoint=start, message='early stop')
     return Outcome(state, start, 'early stop')
+  compiled, flops = compile_steps(here, began)
+  record, save, interval = make_hooks(here, start, flops, costs, notes)
+  folder.write_status('running', start, checkpoint=notes['checkpoint'])
+  step_function = lambda state, batch: compiled[placement.shape_of(batch)](here.prepared.floats, state, batch)
+  batch_at = lambda n: placement.batch_on_devices(here.prepared, dataset.train_batch(n))
+  traced = profiling.traced(step_function, start, here.traced, folder.path / profiling.FOLDER, console)
+  console.start(start, steps)
+  try:
+    with signals() as interrupted, traced as step_function:
+      outcome = loop(step_function, state, batch_at, start, steps, record, interval, interrupted)
+      save(outcome.step, outcome.state)
+      here.checkpointer.wait()
+  except AigcError as error:
+    end_badly(folder, here.checkpointer, notes, error)
+  finally:
+    console.stop()
+  states = {'done': 'done', 'early stop': 'done', 'interrupted': 'interrupted'}
+  folder.write_status(states[outcome.reason], outcome.step, checkpoint=outcome.step, message=outcome.reason)
+  if outcome.reason == 'interrupted':
+    raise Interrupted(f'interrupted after step {outcome.step}, saved; go on by `aigc resume {folder.path}`')
+  return outcome
+
+
+def compile_steps(here, began):
+  """As `placement.compile_steps`, said aloud. Raises UsageError where a step does not fit a device."""
   compile_began = time.perf_counter()
-  compiled, flops = compile_steps(experiment, prepared)
+  compiled, flops = placement.compile_steps(here.experiment, here.prepared)
+  placement.check_memory(here.experiment, here.prepared, compiled.values())
   now = time.perf_counter()
   programs = f' {len(compiled)} programs, one for each shape of a batch,' if len(compiled) > 1 else ''
-  console.say(
+  here.console.say(
     f'compiled{programs} in {now - compile_began:.1f} s; first step {now - began:.1f} s after the start'
   )
-  save = hooks.saver(checkpointer, writer, notes)
+  return compiled, flops
+
+
+def make_hooks(here, start, flops, costs, notes):
+  """(record, save, [Hook]) for the loop; `costs` and `notes` are as `hooks` has them."""
+  (config, dataset, task, devices), training = here.experiment, here.experiment.config['training']
+  writer, console, program, floats = here.writer, here.console, here.prepared.program, here.prepared.floats
+  save = hooks.saver(here.checkpointer, writer, notes)
   interval = [
-    hooks.evaluation(config, program, prepared.floats, dataset, task, writer, console, costs, notes),
+    hooks.evaluation(config, program, floats, dataset, task, writer, console, costs, notes),
     Hook(training['checkpoint_every'], save),  # before what is only shown, whatever happens to that
-    hooks.samples(config, dataset, task, folder.path / 'samples', writer, console),
+    hooks.samples(config, dataset, task, here.folder.path / 'samples', writer, console),
   ]
-  interval = [hooks.timed(hook, notes) for hook in interval]
   record = hooks.recorder(
     writer,
     console,
@@ -283,26 +217,9 @@ def take_steps(experiment, prepared, folder, console, state, start, writer, chec
     flops=flops,
     devices=devices,
     notes=notes,
-    saved=lambda: checkpointer.newest,
+    saved=lambda: here.checkpointer.newest,
   )
-  folder.write_status('running', start, checkpoint=notes['checkpoint'])
-  step_function = lambda state, batch: compiled[shape_of(batch)](prepared.floats, state, batch)
-  batch_at = lambda n: batch_on_devices(prepared, dataset.train_batch(n))
-  console.start(start, training['steps'])
-  try:
-    with signals() as interrupted:
-      outcome = loop(step_function, state, batch_at, start, training['steps'], record, interval, interrupted)
-      save(outcome.step, outcome.state)
-      checkpointer.wait()
-  except AigcError as error:
-    end_badly(folder, checkpointer, notes, error)
-  finally:
-    console.stop()
-  states = {'done': 'done', 'early stop': 'done', 'interrupted': 'interrupted'}
-  folder.write_status(states[outcome.reason], outcome.step, checkpoint=outcome.step, message=outcome.reason)
-  if outcome.reason == 'interrupted':
-    raise Interrupted(f'interrupted after step {outcome.step}, saved; go on by `aigc resume {folder.path}`')
-  return outcome
+  return record, save, [hooks.timed(hook, notes) for hook in interval]
 
 
 def end_badly(folder, checkpointer, notes, error):

@@ -4,7 +4,7 @@ every array of the state) and `tensor` (a part of every wide array, and of the w
 import math
 
 import jax
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType
 
 from aigc_jax.errors import UsageError
 
@@ -40,7 +40,7 @@ def axis_sizes(config, count, fewer=False):
     fixed = math.prod(size for size in sizes.values() if size > 0)
   if fixed > count:
     raise UsageError(
-      f'config.parallel: {product_of(sizes)} devices are wanted, {count} are here; use -1 for as many as fit'
+      f'config.parallel: {fixed} devices are wanted ({product_of(sizes)}), {count} are here; use -1 for as many as fit'
     )
   for axis, size in sizes.items():
     if size == -1:
@@ -76,12 +76,6 @@ def check_sizes(sizes, mode):
 
 
 def product_of(sizes):
-  """'data 2 x fsdp 4 = 8' of {axis: size}, without what is 1 or open."""
+  """'data 2 x fsdp 4' of {axis: size}, for people."""
   shown = {axis: size for axis, size in sizes.items() if size > 1} or {'data': 1}
-  text = ' x '.join(f'{axis} {size}' for axis, size in shown.items())
-  return f'{text} = {math.prod(shown.values())}' if len(shown) > 1 else text
-
-
-def described(mesh: Mesh):
-  """'data 2 x fsdp 4' for people."""
-  return product_of(dict(mesh.shape)).partition(' =')[0]
+  return ' x '.join(f'{axis} {size}' for axis, size in shown.items())

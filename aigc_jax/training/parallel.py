@@ -57,33 +57,35 @@ def make_parallel(config, build_task, devices):
   layout, by_devices = build_task(config).layout, config['parallel']['mode'] == 'pmap'
   shardings = partial(sharding.of_state, mesh, layout)
   build = lambda config: sharding.gathering(build_task(config), mesh)
-  init, step, evaluate = make_program(config, build, 'data' if by_devices else None)
+  program = make_program(config, build)
   if by_devices:
-    specs = state_specs(layout)
-    init = make_program(config, build).init
-    step = by_device(step, mesh, specs, (specs, P()))
-    evaluate = by_device(evaluate, mesh, specs, (P(), specs.extra))
-  place = lambda state: jax.lax.with_sharding_constraint(state, shardings(state))
-  replicated = NamedSharding(mesh, P())
-
-  def placed_step(floats, state, batch):
-    state, metrics = step(floats, place(state), batch)
-    return place(state), jax.lax.with_sharding_constraint(metrics, replicated)
-
-  def placed_evaluate(floats, state, batch):
-    metrics, extra = evaluate(floats, state, batch)
-    where = sharding.by_layout(mesh, layout, extra)
-    return jax.lax.with_sharding_constraint((metrics, extra), (replicated, where))
-
+    specs, inner = state_specs(layout), make_program(config, build, 'data')
+    program = program._replace(
+      step=by_device(inner.step, mesh, specs, (specs, P())),
+      evaluate=by_device(inner.evaluate, mesh, specs, (P(), specs.extra)),
+    )
   return Parallel(
-    mesh,
-    jax.jit(lambda floats, key, batch: place(init(floats, key, batch))),
-    jax.jit(placed_step, donate_argnums=1),
-    jax.jit(placed_evaluate),
-    shardings,
-    NamedSharding(mesh, P(ROWS)),
-    replicated,
+    mesh, *placed(program, shardings, mesh), shardings, NamedSharding(mesh, P(ROWS)), NamedSharding(mesh, P())
   )
+
+
+def placed(program, shardings, mesh):
+  """(init, step, evaluate), jitted, whose states lie as `shardings` says and whose metrics are everywhere."""
+  lay = lambda state: jax.lax.with_sharding_constraint(state, shardings(state))
+  everywhere = lambda tree: jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P()))
+
+  def init(floats, key, batch):
+    return lay(program.init(floats, key, batch))
+
+  def step(floats, state, batch):
+    state, metrics = program.step(floats, lay(state), batch)
+    return lay(state), everywhere(metrics)
+
+  def evaluate(floats, state, batch):
+    metrics, extra = program.evaluate(floats, state, batch)
+    return everywhere(metrics), lay(state._replace(extra=extra)).extra
+
+  return jax.jit(init), jax.jit(step, donate_argnums=1), jax.jit(evaluate)
 
 
 def by_device(function, mesh, specs, out_specs):

@@ -30,7 +30,8 @@ TENSOR = (
   (r'head/kernel', (None, 'tensor')),  # [width, vocabulary]
   (r'head/bias', ('tensor',)),
 )
-WHOLE = 'whole'  # the name under which gathered parameters are forgotten, and gathered anew, by the backward pass
+# The name under which gathered parameters are forgotten, and gathered anew, by the backward pass.
+WHOLE = 'whole'
 
 
 def tensor_spec(path, shape, mesh):
@@ -101,9 +102,7 @@ def deal_out(dealt, whole, _, gradient):
   return (jax.lax.with_sharding_constraint(jax.lax.with_sharding_constraint(gradient, whole), dealt),)
 
 
-gathered.defvjp(
-  lambda array, dealt, whole: (jax.lax.with_sharding_constraint(array, whole), None), deal_out
-)
+gathered.defvjp(lambda array, dealt, whole: (jax.lax.with_sharding_constraint(array, whole), None), deal_out)
 
 
 def gather(mesh, params):

@@ -12,7 +12,7 @@ from aigc_jax import api, cli, data
 from aigc_jax.errors import UsageError
 from aigc_jax.task import Context
 from aigc_jax.tasks import translation
-from aigc_jax.training import experiment, prepare
+from aigc_jax.training import placement, prepare
 from tests.compilations import count_compilations
 
 SMALL = {'layers': 1, 'width': 16}
@@ -212,9 +212,9 @@ def test_the_command_line_answers_scores_and_refuses(copying, capsys):
 def test_length_buckets_compile_one_step_each():
   config = config_of('rnn_encoder_decoder', 'bundled:en_zh', data={'buckets': 3, 'tokenizer': 'bpe:600'})
   found = prepare.prepare(api.read_config(config, ()))
-  placed = experiment.place(found)
+  placed = placement.place(found)
   with count_compilations() as names:
-    compiled, flops = experiment.compile_steps(found, placed)
+    compiled, flops = placement.compile_steps(found, placed)
   assert len(compiled) == 3
   assert [name for name in names if 'step' in name] == names
   assert len(names) == 3
@@ -223,9 +223,9 @@ def test_length_buckets_compile_one_step_each():
   seen = set()
   with count_compilations() as names:
     for step in range(30):
-      batch = experiment.batch_on_devices(placed, found.dataset.train_batch(step))
-      seen.add(experiment.shape_of(batch))
-      state, _ = compiled[experiment.shape_of(batch)](placed.floats, state, batch)
+      batch = placement.batch_on_devices(placed, found.dataset.train_batch(step))
+      seen.add(placement.shape_of(batch))
+      state, _ = compiled[placement.shape_of(batch)](placed.floats, state, batch)
       state = jax.block_until_ready(state)
   assert len(seen) == 3
   assert not names

@@ -11,7 +11,7 @@ import pytest
 from aigc_jax import api, run
 from aigc_jax.config import SECTIONS
 from aigc_jax.errors import DataError, StorageError, UsageError
-from aigc_jax.training import checkpoint, experiment, hooks, optimizer, parallel, prepare
+from aigc_jax.training import checkpoint, hooks, optimizer, parallel, placement, prepare
 from tests import tiny
 from tests.tiny import train
 
@@ -296,8 +296,8 @@ def test_flops_are_those_of_the_whole_step_however_it_is_run(source):
   ):
     config = tiny.config(source, parallel=places, training={'microbatches': microbatches})
     made = prepare.prepare(api.read_config(config))
-    prepared = experiment.place(made)
-    found.append(experiment.flops_of(experiment.lower_step(prepared), made, prepared))
+    prepared = placement.place(made)
+    found.append(placement.flops_of(placement.lower_step(prepared), made, prepared))
   assert len(set(found)) == 1
   assert found[0] > 6 * 4 * 16 * sum(leaf.size for leaf in jax.tree.leaves(prepared.target.params)) / 2
 

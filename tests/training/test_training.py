@@ -14,7 +14,7 @@ import pytest
 
 from aigc_jax import api, run, tasks
 from aigc_jax.errors import DataError, StorageError, UsageError
-from aigc_jax.training import checkpoint, experiment, prepare
+from aigc_jax.training import checkpoint, placement, prepare
 from tests import kill_and_resume, tiny
 from tests.bad_input import damage
 from tests.compilations import count_compilations
@@ -79,7 +79,7 @@ def test_the_step_is_compiled_once_a_run(plain):
 def test_changing_a_float_gives_the_same_program(source, plain):
   texts = set()
   for rate in (1e-2, 0.0, 3e-4):
-    prepared = experiment.place(prepare.prepare(api.read_config(tiny.config(source), rate_of(rate))))
+    prepared = placement.place(prepare.prepare(api.read_config(tiny.config(source), rate_of(rate))))
     batch = prepared.program.put_batch(prepared.example)
     texts.add(prepared.program.step.lower(prepared.floats, prepared.target, batch).as_text())
   assert len(texts) == 1

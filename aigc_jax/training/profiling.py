@@ -1,0 +1,63 @@
+"""A trace of some steps, for TensorBoard's profiler or https://ui.perfetto.dev."""
+
+import contextlib
+import re
+
+import jax
+
+from aigc_jax import files
+from aigc_jax.errors import UsageError
+
+FOLDER = 'profile'  # in the run folder
+
+
+def span(text, steps):
+  """'10:15' -> (10, 15), the first and last step that are traced; None -> None. Raises UsageError."""
+  if text is None:
+    return None
+  found = re.fullmatch(r'(\d+):(\d+)', text)
+  first, last = map(int, found.groups()) if found else (0, 0)
+  if not 0 < first <= last <= steps:
+    raise UsageError(
+      f'--profile={text}: it takes FIRST:LAST, two steps from 1 to config.training.steps = {steps}, such as 10:15'
+    )
+  return first, last
+
+
+@contextlib.contextmanager
+def traced(step_function, start, span, folder, console):
+  """Yields the step function, traced from the first to the last step of `span` where that is not None.
+
+  Args:
+    step_function: state, batch -> state, metrics. start: steps taken before. folder: what the trace is written to.
+  """
+  if span is None:
+    yield step_function
+    return
+  taken, going = start, False
+
+  def stop():
+    nonlocal going
+    if going:
+      going = False
+      jax.profiler.stop_trace()
+      console.say(f'trace: {folder}, for `tensorboard --logdir` or, its .json.gz, https://ui.perfetto.dev')
+
+  def step(state, batch):
+    nonlocal taken, going
+    taken += 1
+    if taken == span[0]:
+      jax.block_until_ready(state)  # what came before is no part of it
+      with files.storage_errors(folder):
+        jax.profiler.start_trace(folder, create_perfetto_trace=True)
+      going = True
+    state, metrics = step_function(state, batch)
+    if taken == span[1]:
+      jax.block_until_ready(state)
+      stop()
+    return state, metrics
+
+  try:
+    yield step
+  finally:
+    stop()
