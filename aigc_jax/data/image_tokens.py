@@ -36,8 +36,8 @@ def load(data_config: dict[str, Any], tokenizer: ImageTokenizer) -> Dataset:
   train, validation = (_tokens(tokenizer, part) for part in parts)
   rows_of = batches.shuffled_rows(len(train['inputs']), config['batch_size'], config['seed'])
 
-  def train_batch(step):
-    rows, _ = rows_of(step)
+  def train_batch(step, part=batches.WHOLE):
+    rows, _ = rows_of(step, part)
     return {name: array[rows] for name, array in train.items()}
 
   facts = facts | {'steps_per_epoch': round(len(train['inputs']) / config['batch_size'], 2)}
@@ -68,9 +68,9 @@ def _tokens(tokenizer, part):
 def _dataset(config, tokenizer, train_batch, validation, facts):
   size = config['batch_size']
 
-  def validation_batches():
+  def validation_batches(part=batches.WHOLE):
     arrays = {name: validation[name] for name in ('inputs', 'targets')}
-    for batch in batches.padded_batches(arrays, size):
+    for batch in batches.padded_batches(arrays, size, part):
       yield batch | {'mask': np.broadcast_to(batch['mask'][:, None], batch['targets'].shape)}
 
   height, width = tokenizer.grid

@@ -177,8 +177,9 @@ def _dataset(config, train, validation, facts):
   rows_of = batches.shuffled_rows(len(train.images), batch_size, config['seed'])
   resident = train._asdict() if train.images.nbytes <= RESIDENT_BYTES else None
 
-  def train_batch(step):
-    (rows, _), mask = rows_of(step), np.ones(batch_size, np.float32)
+  def train_batch(step, part=batches.WHOLE):
+    rows, _ = rows_of(step, part)
+    mask = np.ones(len(rows), np.float32)
     if resident:
       return {'rows': rows, 'mask': mask}
     return {'images': train.images[rows], 'labels': train.labels[rows], 'mask': mask}

@@ -130,11 +130,10 @@ def _dataset(config, tokenizer, class_names, train, validation, facts):
   facts['steps_per_epoch'] = round(counts['train'] / batch_size, 2)
   rows_of = batches.shuffled_rows(counts['train'], batch_size, config['seed'])
 
-  def train_batch(step):
-    rows, _ = rows_of(step)
-    return {name: array[rows] for name, array in arrays['train'].items()} | {
-      'mask': np.ones(batch_size, np.float32)
-    }
+  def train_batch(step, part=batches.WHOLE):
+    rows, _ = rows_of(step, part)
+    mask = np.ones(len(rows), np.float32)
+    return {name: array[rows] for name, array in arrays['train'].items()} | {'mask': mask}
 
   return Dataset(tokenizer, train_batch, validation_batches, size, facts)
 

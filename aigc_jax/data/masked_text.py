@@ -72,7 +72,7 @@ def _load(config, tokenizer, train):
     _check_length(config, text.splits['train'])
     rows = rows_of(parts['train'], lambda part: pipeline.shifting_windows(part, length, seed))
     chosen, read = batches.shuffled_rows(rows.count, batch_size, seed), rows.read
-    train_batch = lambda step: read(*chosen(step))
+    train_batch = lambda step, part=batches.WHOLE: read(*chosen(step, part))
     facts['steps_per_epoch'] = round(rows.count / batch_size, 2)
   validation = rows_of(parts['validation'], lambda part: pipeline.windows(part, length))
   return Dataset(
@@ -119,13 +119,11 @@ def _read(rows: Rows) -> Rows:
   return Rows(rows.count, read)
 
 
-def _validation_batches(rows: Rows, batch_size: int) -> Callable[[], Iterator[Batch]]:
-  def validation_batches():
-    for first in range(0, rows.count, batch_size):
-      chosen = np.arange(first, min(first + batch_size, rows.count))
+def _validation_batches(rows: Rows, batch_size: int) -> Callable[..., Iterator[Batch]]:
+  def validation_batches(part=batches.WHOLE):
+    for chosen, size in batches.rows_in_order(rows.count, batch_size, part):
       batch = rows.read(chosen, np.zeros_like(chosen)) | {'rows': chosen.astype(np.int32)}
-      padding = ((0, batch_size - len(chosen)), (0, 0))
-      yield {name: np.pad(array, padding[: array.ndim]) for name, array in batch.items()}
+      yield batches.padded(batch, size)
 
   return validation_batches
 

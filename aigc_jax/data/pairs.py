@@ -179,7 +179,7 @@ def make_dataset(config, tokenizer, train, validation, facts) -> Dataset:
     validation_batches,
     count,
     facts,
-    shapes=lambda: [batch_of(arrays, np.arange(0), size) for arrays in pieces['train']],
+    shapes=lambda: [batches.padded(batch_of(arrays, np.arange(0)), size) for arrays in pieces['train']],
     pairs=texts,
   )
 
@@ -255,23 +255,20 @@ def arrays_of(encoded: Encoded, bucket: Bucket, begin: int) -> Batch:
   return arrays
 
 
-def batch_of(arrays: Batch, rows: np.ndarray, size: int) -> Batch:
-  """The rows [n] of a bucket as a batch of `size`, which ends in zeros."""
-  padded = lambda array: np.concatenate(
-    [array[rows], np.zeros((size - len(rows), *array.shape[1:]), array.dtype)]
-  )
-  return {name: padded(array) for name, array in arrays.items()}
+def batch_of(arrays: Batch, rows: np.ndarray) -> Batch:
+  """The rows [n] of a bucket."""
+  return {name: array[rows] for name, array in arrays.items()}
 
 
-def in_order(pieces: list[Batch], size: int) -> Iterator[Batch]:
-  """All pairs once, bucket by bucket."""
+def in_order(pieces: list[Batch], size: int, part=batches.WHOLE) -> Iterator[Batch]:
+  """All pairs once, bucket by bucket; the last batch of each ends in zeros."""
   for arrays in pieces:
-    for first in range(0, len(arrays['lengths']), size):
-      yield batch_of(arrays, np.arange(first, min(first + size, len(arrays['lengths']))), size)
+    for rows, asked in batches.rows_in_order(len(arrays['lengths']), size, part):
+      yield batches.padded(batch_of(arrays, rows), asked)
 
 
 def shuffled(pieces: list[Batch], size: int, seed: int):
-  """(step -> batch, where the batches of an epoch begin). An epoch has each pair once, batches of all buckets mixed.
+  """((step, part=WHOLE) -> batch, where the batches of an epoch begin). An epoch has each pair once, buckets mixed.
 
   Which pairs are together, and when, is a function of `seed` and the epoch alone.
   """
@@ -282,10 +279,12 @@ def shuffled(pieces: list[Batch], size: int, seed: int):
     generator = np.random.default_rng([seed % 2**64, epoch])
     return generator.permutation(len(starts)), [generator.permutation(len(a['lengths'])) for a in pieces]
 
-  def train_batch(step):
+  def train_batch(step, part=batches.WHOLE):
     epoch, place = divmod(int(step), len(starts))
     batch_order, row_orders = order(epoch)
     n, first = starts[batch_order[place]]
-    return batch_of(pieces[n], row_orders[n][first : first + size], size)
+    places = first + np.arange(size)[part]
+    rows = row_orders[n][places[places < len(row_orders[n])]]
+    return batches.padded(batch_of(pieces[n], rows), len(places))
 
   return train_batch, starts

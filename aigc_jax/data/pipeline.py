@@ -43,8 +43,11 @@ class Dataset(NamedTuple):
   """
 
   tokenizer: Tokenizer | None  # None: no text
-  train_batch: Callable[[int], Batch]  # step -> batch
-  validation_batches: Callable[[], Iterator[Batch]]  # the split once, in order; the last is padded
+  # Both give a part of each batch's rows where they are asked for it (`part`, see `batches.shuffled_rows`).
+  train_batch: Callable[..., Batch]  # step, part=WHOLE -> batch
+  validation_batches: Callable[
+    ..., Iterator[Batch]
+  ]  # part=WHOLE -> the split once, in order; the last is padded
   validation_size: int  # batches
   facts: dict[str, Any]  # for people
   # arrays that lie on the device for the whole run; a step sees them in its batch, under 'resident'
@@ -95,22 +98,22 @@ def _dataset(config, text):
     else:
       rows = packed_rows(train, length) if documents else shifting_windows(train, length, seed)
       rows_of, read = batches.shuffled_rows(rows.count, batch_size, seed), rows.read
-      train_batch, steps = lambda step: read(*rows_of(step)), rows.count / batch_size
+      train_batch = lambda step, part=batches.WHOLE: read(*rows_of(step, part))
+      steps = rows.count / batch_size
     facts = facts | {'steps_per_epoch': round(steps, 2)}
   validation = text.splits['validation']
   parts = batch_size if config['packing'] == 'contiguous' else 1
   rows = packed_rows(validation, length) if documents else windows(validation, length, parts)
   validation_size = -(-rows.count // batch_size)
 
-  def validation_batches():
-    for first in range(0, rows.count, batch_size):
-      chosen = np.arange(first, min(first + batch_size, rows.count))
+  def validation_batches(part=batches.WHOLE):
+    for i, (chosen, size) in enumerate(batches.rows_in_order(rows.count, batch_size, part)):
       batch = rows.read(chosen, np.zeros_like(chosen))
       batch['characters'] = counts[batch['targets']] * batch['mask']
+      batch = batches.padded(batch, size)
       if config['packing'] == 'contiguous':
-        batch['begins'] = np.full(batch_size, first == 0, np.float32)
-      padding = ((0, batch_size - len(chosen)), (0, 0))
-      yield {name: np.pad(array, padding[: array.ndim]) for name, array in batch.items()}
+        batch['begins'] = np.full(size, i == 0, np.float32)
+      yield batch
 
   return Dataset(text.tokenizer, train_batch, validation_batches, validation_size, facts)
 
@@ -168,14 +171,15 @@ def contiguous(config, split: Split, length: int, batch_size: int):
     )
   starts = np.arange(batch_size) * steps * length  # [batch]
 
-  def train_batch(step):
+  def train_batch(step, part=batches.WHOLE):
     place = int(step) % steps
-    tokens = split.tokens[(starts + place * length)[:, None] + np.arange(length + 1)].astype(np.int32)
+    begins = starts[part] + place * length
+    tokens = split.tokens[begins[:, None] + np.arange(length + 1)].astype(np.int32)
     return {
       'inputs': np.ascontiguousarray(tokens[:, :-1]),
       'targets': np.ascontiguousarray(tokens[:, 1:]),
-      'mask': np.ones((batch_size, length), np.float32),
-      'begins': np.full(batch_size, place == 0, np.float32),
+      'mask': np.ones((len(begins), length), np.float32),
+      'begins': np.full(len(begins), place == 0, np.float32),
     }
 
   return train_batch, steps

@@ -4,6 +4,7 @@ Which pairs validate is decided by a hash of the pair, so that none of them is e
 """
 
 import dataclasses
+import functools
 import zlib
 from typing import Annotated, Any, NamedTuple
 
@@ -91,14 +92,14 @@ def load(data_config: dict[str, Any], tokenizer=None) -> Dataset:
     encoded = pairs.encode(limits, tokenizer, [Pair(*pair, 'a synthetic pair') for pair in found])
     return pairs.arrays_of(encoded, Bucket(np.arange(len(found)), shape), end)
 
-  def train_batch(step):
+  def train_batch(step, part=batches.WHOLE):
     generator = np.random.default_rng([config['seed'] % 2**64, int(step)])
     found = []
     while len(found) < size:
       pair = kind.make(generator, config['longest'])
       if not held_out(kind, pair[0]):
         found.append(pair)
-    return arrays_of(found)
+    return arrays_of([found[i] for i in np.arange(size)[part]])
 
   validation = validation_pairs(config, kind)
   arrays = arrays_of(validation)
@@ -111,7 +112,7 @@ def load(data_config: dict[str, Any], tokenizer=None) -> Dataset:
     'steps_per_epoch': None,
     **{name: limit for name, limit in limits.items() if name != 'too_long'},
   }
-  validation_batches = lambda: pairs.in_order([arrays], size)
+  validation_batches = functools.partial(pairs.in_order, [arrays], size)
   return Dataset(
     tokenizer, train_batch, validation_batches, -(-len(validation) // size), facts, pairs=tuple(validation)
   )
