@@ -1,5 +1,6 @@
 """The verbs in Python: `run = train(config)`, `run = load_run(path)`, `run.generate('Call me', num=4)`."""
 
+import contextlib
 import functools
 import os
 import time
@@ -15,7 +16,7 @@ from aigc_jax.errors import DataError, UsageError, listed, nearest
 from aigc_jax.generation import beam, fill, speculative, text
 from aigc_jax.generation import choices as writing
 from aigc_jax.task import State
-from aigc_jax.training import checkpoint, experiment, hooks, mesh, parallel, prepare, profiling
+from aigc_jax.training import checkpoint, experiment, hooks, mesh, parallel, prepare, processes, profiling
 from aigc_jax.training import dry_run as dry_runs
 from aigc_jax.training.console import Console
 from aigc_jax.training.optimizer import OptimizerConfig
@@ -53,7 +54,8 @@ def read_config(config, overrides=()):
 def dry_run(config, workdir=None, overrides=()):
   """Checks everything and prints parameters, memory and FLOPs of the compiled step; writes nothing."""
   set_up()
-  dry_runs.dry_run(prepare_in(workdir, read_config(config, overrides)))
+  show = print if processes.leads() else lambda text: None
+  dry_runs.dry_run(prepare_in(workdir, read_config(config, overrides)), show)
 
 
 def train(config, workdir=None, overrides=(), quiet=False, began=None, profile=None):
@@ -93,19 +95,31 @@ def start(config, workdir, label, began, quiet=False, may_differ=(), profile=Non
   traced = profiling.span(profile, config['training']['steps'])
   prepared = prepare_in(workdir, config, may_differ)
   steps, choices = prepared.config['training']['steps'], {'may_differ': may_differ, 'label': label}
-  with run_folder.create(workdir, prepared.config, upgrade=resolved, **choices) as folder:
-    status = folder.read_status()
+  leads = processes.leads()
+  quiet = quiet or not leads
+  with open_folder(workdir, prepared.config, **choices) as folder:
+    status = processes.agree(folder.read_status)
     if status['state'] == 'done' and (status['step'] >= steps or status['message'] == 'early stop'):
       with Console(quiet=quiet) as console:
         console.say(f'{folder.path}: is done, {status["step"]} steps; nothing to do')
         suggest(folder.path, prepared, console)
       return load_run(folder.path)
-    with Console(folder.path / 'log.txt', quiet) as console:
-      experiment.train(prepared, folder, console, began, traced)
-      picture = experiment.loss_curve(folder.path, prepared.task.unit)
-      console.say(f'loss curve: {picture}')
+    with Console(folder.path / 'log.txt' if leads else None, quiet) as console:
+      experiment.train(prepared, folder, console, began, traced if leads else None)
+      if leads:
+        console.say(f'loss curve: {experiment.loss_curve(folder.path, prepared.task.unit)}')
       suggest(folder.path, prepared, console)
   return load_run(folder.path)
+
+
+@contextlib.contextmanager
+def open_folder(workdir, config, **choices):
+  """`run.create`; of several processes the first one makes and writes the folder, and the others follow."""
+  processes.wait_for_all('prepared')  # all have read what was in the folder before
+  with contextlib.ExitStack() as stack:
+    create = lambda: stack.enter_context(run_folder.create(workdir, config, upgrade=resolved, **choices))
+    path = Path(processes.agree(lambda: str(create().path)))
+    yield run_folder.Run(path) if processes.leads() else run_folder.Follower(path)
 
 
 def suggest(path, prepared, console):

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 
-from aigc_jax import cli_generate
+from aigc_jax import cli_distributed, cli_generate
 from aigc_jax.errors import AigcError, UsageError
 
 BEGAN = time.perf_counter()  # when the command was typed, but for Python's own start
@@ -53,11 +53,13 @@ def parser():
     '--dry_run', action='store_true', help='check, print parameters, memory, FLOPs and exchanges; no step'
   )
   add_profile(train)
+  cli_distributed.add_options(train)
 
   resume = add('resume', 'go on from the last good checkpoint of a run')
   resume.add_argument('run')
   resume.add_argument('--steps', type=int, help='train to this many steps in all')
   add_profile(resume)
+  cli_distributed.add_options(resume)
 
   evaluate = add('eval', 'evaluate a checkpoint of a run')
   evaluate.add_argument('run', help='with other fields of its task: --config.task.a=VALUE')
@@ -197,29 +199,32 @@ def diff(options):
 
 
 def dispatch(arguments):
-  overrides, arguments = split_overrides(arguments)
-  options = parser().parse_args(arguments)
+  """Does what was typed. Returns the exit status."""
+  overrides, others = split_overrides(arguments)
+  options = parser().parse_args(others)
   if overrides and options.verb not in ('train', 'eval'):
     raise UsageError(f'--config.{overrides[0][0]}: fields of a config are set with `aigc train`')
   if options.verb == 'train':
-    train(options, overrides)
-  elif options.verb == 'eval':
+    return cli_distributed.run(options, arguments, lambda: train(options, overrides))
+  if options.verb == 'resume':
+    return cli_distributed.run(options, arguments, lambda: resume(options))
+  if options.verb == 'eval':
     evaluate(options, overrides)
   else:
     verbs = {
-      'resume': resume,
       'generate': cli_generate.generate,
       'list': listing,
       'diff': diff,
       'detect': detect,
     }
     verbs[options.verb](options)
+  return 0
 
 
 def main(arguments=None):
   """Returns the exit status; errors for people are one line on standard error."""
   try:
-    dispatch(sys.argv[1:] if arguments is None else arguments)
+    status = dispatch(sys.argv[1:] if arguments is None else arguments)
     sys.stdout.flush()
   except AigcError as error:
     print(f'aigc: {error}', file=sys.stderr)
@@ -230,7 +235,7 @@ def main(arguments=None):
   except BrokenPipeError:  # the reader of our output has gone, as in `aigc generate ... | head`
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 128 + signal.SIGPIPE
-  return 0
+  return status
 
 
 if __name__ == '__main__':

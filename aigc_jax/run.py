@@ -76,6 +76,41 @@ class Run:
     write_json(file, [*(read_json(file) if file.exists() else []), environment(devices)])
 
 
+@dataclasses.dataclass(frozen=True)
+class Follower:
+  """A run's folder as the other processes of the run have it: the first one writes it."""
+
+  path: pathlib.Path
+
+  def read_status(self):
+    return Run(self.path).read_status()
+
+  def write_status(self, state, step, *, checkpoint=None, message=''):
+    pass
+
+  def record_environment(self, devices=()):
+    pass
+
+
+class NoMetricsWriter:
+  """A MetricsWriter that writes nothing."""
+
+  def write(self, step, metrics):
+    pass
+
+  def write_image(self, step, name, png, height, width):
+    pass
+
+  def flush(self):
+    pass
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *error):
+    pass
+
+
 def open_run(path):
   """The Run of an existing folder, for reading. Raises UsageError."""
   run = Run(pathlib.Path(path))

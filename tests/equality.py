@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from aigc_jax import api
-from aigc_jax.training import checkpoint, placement, prepare
+from aigc_jax.training import checkpoint, placement, prepare, state_leaves
 from tests import tiny, tiny_images
 
 STEPS = 20
@@ -104,7 +104,7 @@ def run(config, layout='data', devices=1, steps=STEPS):
   made, placed = prepared(config, layout, devices)
   state, losses = placed.program.init(placed.floats, placed.key, placed.example), []
   for i in range(steps):
-    batch = placement.batch_on_devices(placed, made.dataset.train_batch(i))
+    batch = placement.batch_on_devices(placed, made.dataset, i)
     state, metrics = placed.program.step(placed.floats, state, batch)
     losses.append(float(metrics['loss']))  # awaited, since many pretended devices share two cores
   return np.array(losses), state
@@ -114,7 +114,7 @@ def differences(found, expected):
   """(largest relative difference of a loss, relative distance of the final parameters)."""
   (losses, state), (alone, one) = found, expected
   norm = lambda arrays: np.sqrt(sum(np.square(a, dtype=np.float64).sum() for a in arrays.values()))
-  ours, theirs = (checkpoint.host_copies(checkpoint.flat(s.params)) for s in (state, one))
+  ours, theirs = (state_leaves.host_copies(checkpoint.flat(s.params)) for s in (state, one))
   distance = norm({path: ours[path] - theirs[path] for path in theirs}) / norm(theirs)
   return np.abs(losses / alone - 1).max(), distance
 

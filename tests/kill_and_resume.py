@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 
-from aigc_jax.training import checkpoint
+from aigc_jax.training import checkpoint, state_leaves
 
 FIELDS = ('step', 'params', 'frozen', 'opt', 'average', 'extra', 'key')
 
@@ -58,7 +58,7 @@ def final_state(folder):
   """(step, {path: bytes}) of the last checkpoint, the optimizer's state and the key included."""
   step, fields = checkpoint.restore_fields(folder / 'checkpoints', FIELDS)
   return step, {
-    path: checkpoint.host_copies({path: leaf})[path] for path, leaf in checkpoint.flat(fields).items()
+    path: state_leaves.host_copies({path: leaf})[path] for path, leaf in checkpoint.flat(fields).items()
   }
 
 

@@ -11,13 +11,13 @@ alone. What never changes (`State.frozen`) is saved once, in checkpoints/frozen/
 
 import concurrent.futures
 import contextlib
+import functools
 import math
 import os
 import pathlib
 import re
 import shutil
 import sys
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,50 +25,19 @@ import numpy as np
 
 from aigc_jax import files
 from aigc_jax.errors import StorageError, UsageError
+from aigc_jax.training import processes
 from aigc_jax.training.manifest import MANIFEST, has_manifest, read_manifest, verify, write_manifest
+from aigc_jax.training.state_leaves import Leaf, described, flat, is_key, key_types, snapshot
 
 FROZEN, ARRAYS = 'frozen', 'state'
-KEY_IMPLEMENTATIONS = ('threefry2x32', 'rbg', 'unsafe_rbg')
-
-
-class Leaf(NamedTuple):
-  """What a manifest says of one array."""
-
-  shape: list
-  dtype: str  # 'float32', or 'key<fry>' of a typed PRNG key
-
-
-def flat(tree):
-  """{'params/embed/token': leaf} of any pytree."""
-  pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
-  leaves = {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in pairs}
-  if len(leaves) < len(pairs):
-    raise ValueError('two leaves of the state have the same path: a key has a slash in it')
-  return leaves
-
-
-def is_key(leaf):
-  return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def described(leaf):
-  return Leaf(list(leaf.shape), str(leaf.dtype))
-
-
-def host_copies(leaves):
-  """{name: array} -> {name: numpy copy}, which the donation of the state to the next step cannot touch."""
-  data = {n: jax.random.key_data(a) if is_key(a) else a for n, a in leaves.items()}
-  for array in data.values():
-    if isinstance(array, jax.Array):
-      array.copy_to_host_async()
-  return {n: np.array(array) for n, array in data.items()}
 
 
 class Checkpointer:
   """Writes the checkpoints of one run, one at a time, in its own thread: `with Checkpointer(...) as saver`.
 
   `newest` is the last step whose checkpoint is complete, or None. An error of a save comes up at the next `save`,
-  `wait` or `close`, as a StorageError.
+  `wait` or `close`, as a StorageError. Of several processes each has one, and all of them save at once: each writes
+  its parts of the arrays, and the first one writes the manifest and sweeps.
   """
 
   def __init__(self, folder, *, keep, resumed_from=None):
@@ -83,7 +52,7 @@ class Checkpointer:
     self._thread = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
     self._pending, self._saved, self.newest = None, None, resumed_from or None
     with files.storage_errors(self._folder):
-      for path in self._folder.iterdir() if self._folder.is_dir() else ():
+      for path in self._folder.iterdir() if self._folder.is_dir() and processes.leads() else ():
         ours = re.match(rf'\d+|{FROZEN}\b', path.name)
         later = resumed_from is not None and path.name.isdigit() and int(path.name) > resumed_from
         # Frozen parameters of a start that came to nothing are not those of this one.
@@ -115,25 +84,30 @@ class Checkpointer:
       [(self._folder / FROZEN, frozen, None)] if frozen and not has_manifest(self._folder / FROZEN) else []
     )
     parts.append((self._folder / str(step), moving, metric))
-    copied = [
-      (folder, host_copies(part), {n: described(leaf) for n, leaf in part.items()}, metric)
+    begun = [
+      (folder, begin(folder, snapshot(part)), {n: described(leaf) for n, leaf in part.items()}, metric)
       for folder, part, metric in parts
     ]
     self._saved = step
-    self._pending = self._thread.submit(self._write, step, copied)
+    self._pending = self._thread.submit(self._write, step, begun)
 
   def _write(self, step, parts):
-    for folder, arrays, leaves, metric in parts:
+    for folder, finish, leaves, metric in parts:
       try:
-        write(folder, arrays, leaves, metric)
+        finish()
+        if processes.leads():
+          write_manifest(
+            folder, {'metric': number(metric), 'leaves': {n: f._asdict() for n, f in leaves.items()}}
+          )
       except (OSError, ValueError, RuntimeError, StorageError) as error:
         with contextlib.suppress(OSError):  # a full disk gets its space back
           remove(folder)
         reason = (getattr(error, 'strerror', None) or str(error)).strip().splitlines() or [repr(error)]
         raise StorageError(f'{folder}: cannot be written: {reason[0]}') from error
     self.newest = step
-    with files.storage_errors(self._folder):
-      self._retire()
+    if processes.leads():
+      with files.storage_errors(self._folder):
+        self._retire()
 
   def _retire(self):
     metrics = metrics_of(self._folder)
@@ -165,21 +139,31 @@ class Checkpointer:
     self.close()
 
 
-def write(folder, arrays, leaves, metric):
-  """Writes the arrays by Orbax and then the manifest, after which the checkpoint exists."""
+def begin(folder, arrays):
+  """Writes the arrays by Orbax, when the function that is returned is called, or, of several processes, from now on.
+
+  They exchange something between their devices when they begin, which must not happen beside the steps.
+  """
+
+  def save(how):
+    if processes.leads():
+      remove(folder)
+      folder.parent.mkdir(parents=True, exist_ok=True)
+    context = ocp.Context()
+    context.array.saving.use_compression = False  # it takes time, and weights hardly shrink
+    with context:  # (Orbax refuses empty arrays)
+      return how(folder.absolute(), {n: a for n, a in arrays.items() if a.size}, checkpointable_name=ARRAYS)
+
   from orbax.checkpoint import v1 as ocp
 
-  remove(folder)
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  context = ocp.Context()
-  context.array.saving.use_compression = False  # it takes time, and weights hardly shrink
-  arrays = {n: a for n, a in arrays.items() if a.size}  # Orbax refuses empty ones
-  with context:
-    ocp.save(folder.absolute(), arrays, checkpointable_name=ARRAYS)
-  metric = None if metric is None or np.isnan(metric) else float(metric)
-  write_manifest(
-    folder, {'metric': metric, 'leaves': {name: leaf._asdict() for name, leaf in leaves.items()}}
-  )
+  if not processes.several():
+    return functools.partial(save, ocp.save)
+  with files.storage_errors(folder):
+    return save(ocp.save_async).result
+
+
+def number(metric):
+  return None if metric is None or np.isnan(metric) else float(metric)
 
 
 def remove(folder):
@@ -226,7 +210,15 @@ def print_warning(line):
 
 
 def find_whole(folder, which, warn):
-  """(step, manifest) of the checkpoint asked for, verified; of the next best one where that is damaged."""
+  """(step, manifest) of the checkpoint asked for, verified; of the next best one where that is damaged.
+
+  Of several processes the first one verifies, and all of them take the same.
+  """
+  step = processes.agree(lambda: whole_step(folder, which, warn))
+  return step, read_manifest(folder / str(step))
+
+
+def whole_step(folder, which, warn):
   metrics = metrics_of(folder)
   order = sorted(metrics, reverse=True)
   if which == 'best':
@@ -239,7 +231,7 @@ def find_whole(folder, which, warn):
   first = None
   for step in order:
     try:
-      manifest = verify(folder / str(step))
+      verify(folder / str(step))
     except StorageError as error:
       if which not in ('latest', 'best'):
         raise
@@ -248,7 +240,7 @@ def find_whole(folder, which, warn):
     else:
       if first:
         warn(f'WARNING: falling back to checkpoint {step}')
-      return step, manifest
+      return step
   raise StorageError(f'{folder}: none of its {len(order)} checkpoints is whole; {first}') from first
 
 
@@ -305,15 +297,6 @@ def merge(params, frozen):
   return merged
 
 
-def key_types():
-  """{'key<fry>': (dtype, 'threefry2x32'), ...}: JAX tells the implementation of an array, not of a dtype."""
-  types = {}
-  for name in KEY_IMPLEMENTATIONS:
-    dtype = jax.eval_shape(lambda: jax.random.key(0, impl=name)).dtype
-    types[str(dtype)] = (dtype, name)
-  return types
-
-
 def leaves_of(folder, manifest, names):
   """{path: Leaf} of the named fields, the frozen ones included. Raises StorageError."""
   saved = dict(manifest['leaves'])
@@ -357,9 +340,9 @@ def read_arrays(folder, wanted):
   for path, leaf in wanted.items():
     sharding = getattr(leaf, 'sharding', None) or here
     if is_key(leaf):
-      target[path] = jax.eval_shape(jax.random.key_data, leaf).update(sharding=here)
+      target[path] = jax.eval_shape(jax.random.key_data, leaf).update(sharding=sharding)
     elif 0 in leaf.shape:
-      arrays[path] = jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), sharding)
+      arrays[path] = jax.device_put(np.zeros(leaf.shape, leaf.dtype), sharding)
     else:
       target[path] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
   if target:
@@ -369,6 +352,5 @@ def read_arrays(folder, wanted):
       arrays |= ocp.load(folder.absolute(), target, checkpointable_name=ARRAYS)
   for path, leaf in wanted.items():
     if is_key(leaf):
-      key = jax.random.wrap_key_data(arrays[path], impl=key_types()[str(leaf.dtype)][1])
-      arrays[path] = jax.device_put(key, getattr(leaf, 'sharding', None) or here)
+      arrays[path] = jax.random.wrap_key_data(arrays[path], impl=key_types()[str(leaf.dtype)][1])
   return arrays

@@ -12,7 +12,7 @@ import numpy as np
 from aigc_jax import files, run
 from aigc_jax.data import cache
 from aigc_jax.errors import AigcError, DataError, Interrupted
-from aigc_jax.training import checkpoint, hooks, optimizer, placement, profiling, step
+from aigc_jax.training import checkpoint, hooks, optimizer, placement, processes, profiling, step
 from aigc_jax.training.loop import Hook, Outcome, loop, signals
 from aigc_jax.training.prepare import FACTS, TOKENIZER, find_initial, notes_on
 
@@ -32,7 +32,9 @@ def with_initial_params(state, config, target):
   _, params, _ = checkpoint.restore_params(initial.checkpoints, initial.which, initial.kept)
   loaded = step.split_frozen(params, config['training']['freeze'])
   places = jax.tree.map(lambda leaf: leaf.sharding, (target.params, target.frozen))
-  params, frozen = jax.device_put(loaded, places)
+  params, frozen = jax.device_put(
+    jax.device_get(loaded), places
+  )  # (several processes place what is on the host alone)
   average = None if state.average is None else jax.tree.map(jnp.copy, params)
   return state._replace(params=params, frozen=frozen, average=average)
 
@@ -40,7 +42,7 @@ def with_initial_params(state, config, target):
 def restored_state(prepared, folder, console):
   """(State, step) of the newest good checkpoint, or (None, 0)."""
   checkpoints = folder.path / 'checkpoints'
-  if not checkpoint.steps(checkpoints):
+  if not processes.agree(lambda: checkpoint.steps(checkpoints)):
     return None, 0
   at, state = checkpoint.restore(checkpoints, prepared.target, 'latest', console.say)
   return state, at
@@ -64,7 +66,8 @@ def train(experiment, folder, console, began, traced=None):
   """Trains in a run folder that the caller holds open, from where it is to `config.training.steps`.
 
   Args:
-    experiment: from `prepare`. folder: run.Run. console: where lines go.
+    experiment: from `prepare`. folder: run.Run; in all but the first of several processes, run.Follower. console: where
+      lines go.
     began: `time.perf_counter()` when the user's command started, for the time to the first step.
     traced: (first, last) of the steps whose trace is written; None: none.
 
@@ -77,19 +80,25 @@ def train(experiment, folder, console, began, traced=None):
   placement.check_memory(experiment, prepared)  # before there is a state
   state, start = restored_state(prepared, folder, console)
   announce(experiment, prepared, folder, console, start)
-  make_ready(folder, dataset, experiment.devices)
+  if processes.leads():
+    make_ready(folder, dataset, experiment.devices)
   if state is None:
     state = first_state(prepared, config, console)
   with (
-    run.MetricsWriter(
-      folder.path, tensorboard_files=config['training']['tensorboard'], resumed_from=start if start else None
-    ) as writer,
+    metrics_writer(config, folder, start) as writer,
     checkpoint.Checkpointer(
       folder.path / 'checkpoints', keep=config['training']['keep_checkpoints'], resumed_from=start
     ) as checkpointer,
   ):
     run_here = Here(experiment, prepared, folder, console, writer, checkpointer, traced)
     return take_steps(run_here, state, start, began)
+
+
+def metrics_writer(config, folder, start):
+  if not processes.leads():
+    return run.NoMetricsWriter()
+  tensorboard, resumed_from = config['training']['tensorboard'], start if start else None
+  return run.MetricsWriter(folder.path, tensorboard_files=tensorboard, resumed_from=resumed_from)
 
 
 def make_ready(folder, dataset, devices):
@@ -143,9 +152,9 @@ class Here(NamedTuple):
 
   experiment: Any
   prepared: placement.Prepared
-  folder: run.Run
+  folder: run.Run | run.Follower
   console: Any
-  writer: run.MetricsWriter
+  writer: run.MetricsWriter | run.NoMetricsWriter
   checkpointer: checkpoint.Checkpointer
   traced: tuple | None  # (first, last) of the steps whose trace is written
 
@@ -156,7 +165,8 @@ def take_steps(here, state, start, began):
   folder, console = here.folder, here.console
   steps, patience, metric = (config['training'][name] for name in ('steps', 'patience', 'best_metric'))
   notes = {'checkpoint': start or None}
-  costs = [hooks.cost(task, metric, row[metric]) for row in run.read_metrics(folder.path) if metric in row]
+  found = processes.agree(lambda: [row[metric] for row in run.read_metrics(folder.path) if metric in row])
+  costs = [hooks.cost(task, metric, value) for value in found]
   if hooks.used_up(patience, costs):  # killed when it had ended and had not yet said so
     console.say(f'{metric} had not improved for {patience} evaluations by step {start}: the run has ended')
     folder.write_status('done', start, checkpoint=start, message='early stop')
@@ -164,8 +174,8 @@ def take_steps(here, state, start, began):
   compiled, flops = compile_steps(here, began)
   record, save, interval = make_hooks(here, start, flops, costs, notes)
   folder.write_status('running', start, checkpoint=notes['checkpoint'])
-  step_function = lambda state, batch: compiled[placement.shape_of(batch)](here.prepared.floats, state, batch)
-  batch_at = lambda n: placement.batch_on_devices(here.prepared, dataset.train_batch(n))
+  step_function = placement.step_function(here.prepared, compiled)
+  batch_at = lambda n: placement.batch_on_devices(here.prepared, dataset, n)
   traced = profiling.traced(step_function, start, here.traced, folder.path / profiling.FOLDER, console)
   console.start(start, steps)
   try:
@@ -205,7 +215,7 @@ def make_hooks(here, start, flops, costs, notes):
   interval = [
     hooks.evaluation(config, program, floats, dataset, task, writer, console, costs, notes),
     Hook(training['checkpoint_every'], save),  # before what is only shown, whatever happens to that
-    hooks.samples(config, dataset, task, here.folder.path / 'samples', writer, console),
+    hooks.samples(config, program, dataset, task, here.folder.path / 'samples', writer, console),
   ]
   record = hooks.recorder(
     writer,

@@ -10,6 +10,7 @@ import numpy as np
 
 from aigc_jax import files
 from aigc_jax.errors import DataError
+from aigc_jax.training import processes
 from aigc_jax.training.console import clock, count
 from aigc_jax.training.loop import Hook, read
 from aigc_jax.training.parallel import all_finite
@@ -74,7 +75,7 @@ def recorder(writer, console, *, start, steps, log_every, unit, flops, devices, 
 def evaluate(parallel, floats, state, dataset, report, batches=None):
   """{name: mean} over the validation split (or its first `batches` batches), with `report` applied."""
   sums = None
-  for i, batch in enumerate(dataset.validation_batches()):
+  for i, batch in enumerate(dataset.validation_batches(parallel.part)):
     if batches is not None and i >= batches:
       break
     found, extra = parallel.evaluate(floats, state, parallel.put_batch(batch))
@@ -144,15 +145,18 @@ def timed(hook, notes):
   return hook._replace(call=call)
 
 
-def samples(config, dataset, task, folder, writer, console):
+def samples(config, parallel, dataset, task, folder, writer, console):
   """Writes what the task shows into samples/: texts, which the console shows too, and images as PNG, which
-  TensorBoard shows too."""
+  TensorBoard shows too. Of several processes the first one makes them, on one device, while the others wait."""
 
   def call(step, state):
     if task.show is None:
       return
     params = merge_frozen(state.params if state.average is None else state.average, state.frozen)
-    shown = task.show(params, state.extra, dataset, jax.random.fold_in(state.key, step))
+    params, extra, key = parallel.local_copies((params, state.extra, state.key))
+    if not processes.leads():
+      return
+    shown = task.show(params, extra, dataset, jax.random.fold_in(key, step))
     for name, content in shown.items():
       path = os.path.join(folder, f'{step:08d}-{name}')
       if isinstance(content, str):

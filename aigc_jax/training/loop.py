@@ -1,6 +1,7 @@
 """The one loop. It knows nothing of tasks: batches go in by step number, and hooks do everything that people see."""
 
 import math
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import jax
 
 from aigc_jax.errors import DataError
+from aigc_jax.training import processes
 
 
 class Hook(NamedTuple):
@@ -28,7 +30,7 @@ class Outcome(NamedTuple):
   reason: str  # 'done', 'early stop' or 'interrupted'
 
 
-def loop(step_function, state, batch_at, start, stop, record, hooks, interrupted=lambda: False):
+def loop(step_function, state, batch_at, start, stop, record, hooks, interrupted=lambda step: False):
   """Takes steps `start` to `stop`.
 
   Args:
@@ -37,8 +39,8 @@ def loop(step_function, state, batch_at, start, stop, record, hooks, interrupted
     record: called with (step, metrics) of every step in order; metrics of a step are read only after the next one
       is dispatched, so that reading never stalls the device.
     hooks: Hooks, called in order after the steps they are due at, all metrics through that step recorded.
-    interrupted: True ends the loop after the step in flight; only hooks that are due are called, so that a resumed
-      run writes what an unbroken one writes.
+    interrupted: step -> whether the loop ends after that step, which is in flight; only hooks that are due are called,
+      so that a resumed run writes what an unbroken one writes.
   """
   batch, waiting = batch_at(start), None
   for step in range(start + 1, stop + 1):
@@ -48,7 +50,7 @@ def loop(step_function, state, batch_at, start, stop, record, hooks, interrupted
     if waiting:
       record(*waiting)
     waiting = step, metrics
-    due, cut_short = [hook for hook in hooks if hook.due(step, stop)], interrupted() and step < stop
+    due, cut_short = [hook for hook in hooks if hook.due(step, stop)], interrupted(step) and step < stop
     if due or cut_short or step == stop:
       record(*waiting)
       waiting = None
@@ -71,9 +73,13 @@ def read(step, metrics):
 
 @contextmanager
 def signals():
-  """Yields a function: has SIGINT or SIGTERM come? A second SIGINT raises KeyboardInterrupt as usual."""
+  """Yields a function: step -> has SIGINT or SIGTERM come? A second SIGINT raises KeyboardInterrupt as usual.
+
+  Of several processes, which have to end after the same step, JAX takes SIGTERM, and tells all of them.
+  """
+  several = processes.several()
   if threading.current_thread() is not threading.main_thread():
-    yield lambda: False
+    yield processes.stop_together if several else lambda step: False
     return
   came = []
 
@@ -81,10 +87,13 @@ def signals():
     if came and number == signal.SIGINT:
       raise KeyboardInterrupt
     came.append(number)
+    if several:
+      os.kill(os.getpid(), signal.SIGTERM)
 
-  before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+  caught = (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM)
+  before = {number: signal.signal(number, handle) for number in caught}
   try:
-    yield lambda: bool(came)
+    yield processes.stop_together if several else lambda step: bool(came)
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)

@@ -7,6 +7,7 @@ import jax
 from jax.sharding import AxisType
 
 from aigc_jax.errors import UsageError
+from aigc_jax.training import processes
 
 AXES = ('data', 'fsdp', 'tensor')
 ROWS = ('data', 'fsdp')  # what the rows of a batch are dealt out over
@@ -18,7 +19,14 @@ def choose_devices(config, fewer=False):
   `fewer`: a run made elsewhere goes on with as many as fit, where it asks for more than there are.
   """
   devices = jax.devices()
-  return devices[: math.prod(axis_sizes(config, len(devices), fewer))]
+  sizes = axis_sizes(config, len(devices), fewer)
+  if processes.several() and math.prod(sizes) != len(devices):
+    raise UsageError(
+      f'config.parallel: {product_of(dict(zip(AXES, sizes, strict=True)))} takes {math.prod(sizes)} of the '
+      f'{len(devices)} devices of {jax.process_count()} processes, and each must have its part; change the sizes or '
+      'config.data.batch_size so that all are taken, or start fewer processes'
+    )
+  return devices[: math.prod(sizes)]
 
 
 def make_mesh(config, devices):

@@ -7,7 +7,7 @@ state in its natural shape, so that checkpoints are the same for both and the st
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from aigc_jax.data import batches
 from aigc_jax.task import RESIDENT, State
-from aigc_jax.training import sharding
+from aigc_jax.training import processes, sharding
 from aigc_jax.training.mesh import ROWS, make_mesh
+from aigc_jax.training.state_leaves import is_key
 from aigc_jax.training.step import make_program
 
 
@@ -31,10 +33,20 @@ class Parallel(NamedTuple):
   shardings: Callable  # State of arrays or shapes -> State of NamedShardings: where it lies
   rows: NamedSharding  # of a batch
   replicated: NamedSharding
+  part: Any  # which rows of a batch lie on devices of this process, ascending: those that it reads
 
   def put_batch(self, batch):
-    """Host rows -> device rows, dealt out over the mesh."""
-    return jax.device_put(batch, self.rows)
+    """Host rows, of `part`, -> device rows, dealt out over the mesh."""
+    if not processes.several():
+      return jax.device_put(batch, self.rows)
+    return jax.tree.map(partial(jax.make_array_from_process_local_data, self.rows), batch)
+
+  def shapes_of(self, batch):
+    """All rows of a batch on the host -> ShapeDtypeStructs of what `put_batch` gives of them."""
+    dtype = lambda array: jax.dtypes.canonicalize_dtype(array.dtype)
+    return jax.tree.map(
+      lambda array: jax.ShapeDtypeStruct(array.shape, dtype(array), sharding=self.rows), batch
+    )
 
   def put_resident(self, arrays):
     """A data set that lives on the devices, whole on each -> what every batch has besides its rows."""
@@ -43,6 +55,23 @@ class Parallel(NamedTuple):
   def put_floats(self, floats):
     """{key: float} -> {key: float32 array}, placed once, since a Python float would be weakly typed."""
     return jax.device_put({k: np.float32(v) for k, v in floats.items()}, self.replicated)
+
+  def put_key(self, seed):
+    """The PRNG key of a seed; its bits go there, since several processes cannot place keys themselves."""
+    bits = np.asarray(jax.random.key_data(jax.random.key(seed)))
+    return jax.random.wrap_key_data(jax.device_put(bits, self.replicated))
+
+  def local_copies(self, tree):
+    """Arrays that several processes have together -> the same, whole, on a device of this process.
+
+    Every process has to ask at once. With one process, the arrays themselves.
+    """
+    if not processes.several():
+      return tree
+    raw = jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, tree)
+    whole = jax.jit(lambda tree: tree, out_shardings=self.replicated)(raw)
+    wrap = lambda leaf, given: jax.random.wrap_key_data(leaf) if is_key(given) else leaf
+    return jax.tree.map(lambda leaf, given: wrap(leaf.addressable_data(0), given), whole, tree)
 
 
 def make_parallel(config, build_task, devices):
@@ -64,9 +93,17 @@ def make_parallel(config, build_task, devices):
       step=by_device(inner.step, mesh, specs, (specs, P())),
       evaluate=by_device(inner.evaluate, mesh, specs, (P(), specs.extra)),
     )
-  return Parallel(
-    mesh, *placed(program, shardings, mesh), shardings, NamedSharding(mesh, P(ROWS)), NamedSharding(mesh, P())
-  )
+  rows, replicated = NamedSharding(mesh, P(ROWS)), NamedSharding(mesh, P())
+  part = own_rows(rows, config['data']['batch_size'])
+  return Parallel(mesh, *placed(program, shardings, mesh), shardings, rows, replicated, part)
+
+
+def own_rows(sharding, count):
+  """Which of `count` rows lie on devices of this process: an ascending array, or a slice where it is the only one."""
+  if not processes.several():
+    return batches.WHOLE
+  indices = sharding.addressable_devices_indices_map((count,)).values()
+  return np.unique(np.concatenate([np.arange(count)[rows] for (rows,) in indices]))
 
 
 def placed(program, shardings, mesh):

@@ -7,7 +7,7 @@ import jax
 from aigc_jax import tasks
 from aigc_jax.config import floats_of
 from aigc_jax.task import RESIDENT
-from aigc_jax.training import memory_use, mesh, parallel
+from aigc_jax.training import memory_use, mesh, parallel, processes
 
 ADVICE = (
   '; give --config.parallel.fsdp or .tensor more devices, or try --config.training.microbatches, --config.model.remat, '
@@ -21,7 +21,7 @@ class Prepared(NamedTuple):
   program: parallel.Parallel
   floats: Any
   key: Any
-  example: Any  # the first batch: rows on the host, and a data set that lives on the devices there
+  example: Any  # the first batch: all its rows on the host, and a data set that lives on the devices there
   resident: Any  # that data set, as every batch has it: {'resident': arrays} or {}
   target: Any  # State of ShapeDtypeStruct with shardings
 
@@ -29,7 +29,8 @@ class Prepared(NamedTuple):
 def place(experiment):
   config = experiment.config
   program = parallel.make_parallel(config, tasks.build, experiment.devices)
-  floats, key = program.put_floats(floats_of(config)), jax.random.key(config['seed'])
+  floats = program.put_floats(floats_of(config))
+  key = program.put_key(config['seed'])
   resident = program.put_resident(experiment.dataset.resident)
   example = experiment.dataset.train_batch(0) | resident
   shapes = jax.eval_shape(program.init, floats, key, example)
@@ -37,15 +38,16 @@ def place(experiment):
   return Prepared(program, floats, key, example, resident, target)
 
 
-def batch_on_devices(prepared, batch):
-  """Host rows -> the whole batch as the step sees it."""
-  rows = {name: array for name, array in batch.items() if name != RESIDENT}
-  return prepared.program.put_batch(rows) | prepared.resident
+def batch_on_devices(prepared, dataset, step):
+  """The batch of a step as the program sees it, of which this process reads its own rows."""
+  return prepared.program.put_batch(dataset.train_batch(step, prepared.program.part)) | prepared.resident
 
 
 def lower_step(prepared, example=None):
   """The train step for the shapes of a batch; compiled ahead of time, so that another shape is an error."""
-  batch = batch_on_devices(prepared, prepared.example if example is None else example)
+  batch = prepared.example if example is None else example
+  rows = {name: array for name, array in batch.items() if name != RESIDENT}
+  batch = prepared.program.shapes_of(rows) | prepared.resident
   return prepared.program.step.lower(prepared.floats, prepared.target, batch)
 
 
@@ -63,6 +65,21 @@ def compile_steps(experiment, prepared):
   return compiled, flops_of(one, experiment, prepared) if len(lowered) == 1 else None
 
 
+def step_function(prepared, compiled):
+  """state, batch on the devices -> state, metrics: by the program for the batch's shape, as `compile_steps` gives them.
+
+  Several processes on CPUs await each step: exchanges of steps that are queued may wait for each other for ever.
+  """
+  device = prepared.program.mesh.devices.flat[0]
+  awaits = processes.several() and device.platform == 'cpu'
+
+  def step(state, batch):
+    state, metrics = compiled[shape_of(batch)](prepared.floats, state, batch)
+    return jax.block_until_ready(state) if awaits else state, metrics
+
+  return step
+
+
 def flops_of(lowered, experiment, prepared):
   """Floating-point operations of a step on all devices together, as XLA counts them, or None."""
   config = experiment.config
@@ -78,7 +95,7 @@ def flops_of(lowered, experiment, prepared):
 
 def check_memory(experiment, prepared, compiled=()):
   """Raises UsageError where the state, or a step of one of the compiled programs, does not fit a device."""
-  device, whole = experiment.devices[0], memory_use.bytes_of_state(prepared.target)
+  device, whole = prepared.program.mesh.local_devices[0], memory_use.bytes_of_state(prepared.target)
   for use in [*map(memory_use.of_program, compiled), whole]:
     memory_use.check(use, device, ADVICE)
 

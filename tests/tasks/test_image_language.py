@@ -13,7 +13,7 @@ from aigc_jax.errors import UsageError
 from aigc_jax.generation import decode
 from aigc_jax.models import Decoder
 from aigc_jax.tasks import image_language
-from aigc_jax.training import checkpoint, prepare
+from aigc_jax.training import checkpoint, prepare, state_leaves
 from tests import tiny, tiny_images
 
 CODES, TIME = 8, 16  # an image of 8 x 8 is a grid of 4 x 4 codes
@@ -143,7 +143,7 @@ def test_what_has_no_codes_is_one_line(autoencoder, language, tmp_path):
 
 def leaves(path):
   _, found = checkpoint.restore_fields(path / 'checkpoints', ('params',), 'latest')
-  return checkpoint.host_copies(checkpoint.flat(found))
+  return state_leaves.host_copies(checkpoint.flat(found))
 
 
 def test_init_from_another_run_on_the_same_codes(language, tmp_path):

@@ -223,7 +223,7 @@ def test_length_buckets_compile_one_step_each():
   seen = set()
   with count_compilations() as names:
     for step in range(30):
-      batch = placement.batch_on_devices(placed, found.dataset.train_batch(step))
+      batch = placement.batch_on_devices(placed, found.dataset, step)
       seen.add(placement.shape_of(batch))
       state, _ = compiled[placement.shape_of(batch)](placed.floats, state, batch)
       state = jax.block_until_ready(state)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from aigc_jax import api
-from aigc_jax.training import checkpoint, experiment
+from aigc_jax.training import checkpoint, experiment, state_leaves
 from aigc_jax.training.loop import loop
 from tests import kill_and_resume, tiny, tiny_images
 
@@ -62,7 +62,7 @@ def train_until_killed(step, config, folder):
 def extra_of(run, step):
   """{path: array} of what a checkpoint keeps without gradients."""
   _, fields = checkpoint.restore_fields(run / 'checkpoints', ('extra',), step)
-  return checkpoint.host_copies(checkpoint.flat(fields))
+  return state_leaves.host_copies(checkpoint.flat(fields))
 
 
 TEXT = {'rnn': recurrent, 'masked': masked, 'translation': translation}

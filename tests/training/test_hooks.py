@@ -115,9 +115,9 @@ def evaluation(batches, **training):
   training = {'patience': None, 'best_metric': 'validation/loss', 'evaluate_every': 5} | training
   hook = hooks.evaluation(
     {'training': training},
-    SimpleNamespace(evaluate=evaluate, put_batch=lambda batch: batch),
+    SimpleNamespace(evaluate=evaluate, put_batch=lambda batch: batch, part=slice(None)),
     {},
-    SimpleNamespace(validation_batches=lambda: iter(batches)),
+    SimpleNamespace(validation_batches=lambda part: iter(batches)),
     SimpleNamespace(report=lambda means: means | {'twice': 2 * means['loss']}, higher_is_better=()),
     rows,
     console.Console(quiet=True),

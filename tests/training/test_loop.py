@@ -39,7 +39,7 @@ def run(start, stop, every=(), asks_at=(), interrupted_at=None):
     return Hook(every, call)
 
   hooks = [hook(number, every) for number, every in enumerate(every)]
-  interrupted = lambda: ('dispatch', interrupted_at) in log
+  interrupted = lambda step: ('dispatch', interrupted_at) in log
   return loop(step_function, start, batch_at, start, stop, record, hooks, interrupted), log
 
 
@@ -126,9 +126,9 @@ def test_only_a_loss_and_norms_must_be_finite():
 def test_a_signal_is_noted_and_its_handler_given_back(number):
   before = signal.getsignal(number)
   with signals() as interrupted:
-    assert not interrupted()
+    assert not interrupted(1)
     signal.raise_signal(number)
-    assert interrupted()
+    assert interrupted(1)
   assert signal.getsignal(number) is before
 
 
@@ -143,7 +143,7 @@ def test_a_run_in_another_thread_leaves_signals_alone():
 
   def look():
     with signals() as interrupted:
-      found.append((interrupted(), signal.getsignal(signal.SIGTERM)))
+      found.append((interrupted(1), signal.getsignal(signal.SIGTERM)))
 
   before = signal.getsignal(signal.SIGTERM)
   thread = threading.Thread(target=look)

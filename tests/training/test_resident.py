@@ -67,7 +67,7 @@ def test_metrics_of_arrays_are_divided_entry_by_entry(devices, mode):
   x, label, mask = (np.concatenate([batch[name] for batch in batches]) for name in ('x', 'label', 'mask'))
   chosen = [(label == c) & (mask > 0) for c in range(3)]
   expected = [(x[rows, 0] > 0).mean() for rows in chosen]
-  dataset = type('Data', (), {'validation_batches': lambda self: iter(batches)})()
+  dataset = type('Data', (), {'validation_batches': lambda self, part: iter(batches)})()
   report = lambda means: {f'hits_{c}': value for c, value in enumerate(means.pop('hits'))} | means
   found = hooks.evaluate(program, {}, state, dataset, report)
   np.testing.assert_allclose([found[f'hits_{c}'] for c in range(3)], expected, rtol=1e-6)

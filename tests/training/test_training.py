@@ -14,7 +14,7 @@ import pytest
 
 from aigc_jax import api, run, tasks
 from aigc_jax.errors import DataError, StorageError, UsageError
-from aigc_jax.training import checkpoint, placement, prepare
+from aigc_jax.training import checkpoint, placement, prepare, state_leaves
 from tests import kill_and_resume, tiny
 from tests.bad_input import damage
 from tests.compilations import count_compilations
@@ -47,7 +47,7 @@ def checkpoints(path):
 def arrays_of(path, which, fields=kill_and_resume.FIELDS):
   """{path: numpy array} of one checkpoint."""
   _, found = checkpoint.restore_fields(checkpoints(path), fields, which)
-  return checkpoint.host_copies(checkpoint.flat(found))
+  return state_leaves.host_copies(checkpoint.flat(found))
 
 
 def same_bits(a, b):
@@ -327,7 +327,7 @@ def test_the_moving_average_is_what_is_used(source, tmp_path):
   average, params = (arrays_of(trained.path, 'latest', (field,)) for field in ('average', 'params'))
   strip = lambda leaves: {name.partition('/')[2]: leaf for name, leaf in leaves.items()}
   average, params = strip(average), strip(params)
-  used = checkpoint.host_copies(checkpoint.flat(api.load_run(trained.path, 'latest').params))
+  used = state_leaves.host_copies(checkpoint.flat(api.load_run(trained.path, 'latest').params))
   assert same_bits(used, average)
   assert not same_bits(used, params)
   logged = [row['validation/loss'] for row in trained.metrics if 'validation/loss' in row]
