@@ -16,8 +16,7 @@ from aigc_jax.errors import AigcError, UsageError, listed
 # What Slurm tells each process of a job step, all of which JAX needs.
 SLURM = ('SLURM_JOB_ID', 'SLURM_STEP_NODELIST', 'SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_LOCALID')
 WATCHED = 'AIGC_WATCHED'  # set for the process that trains
-HEARTBEAT_SECONDS = 30  # without a sign of life after which a process counts as dead
-LATER_SECONDS = 10  # that the first process stays after an error, so that the others end by their own
+LATER_SECONDS = 3  # that the first process stays after an error, so that the others end by their own
 PR_SET_PDEATHSIG = 1  # Linux: which signal a process gets when its parent has died
 
 
@@ -41,7 +40,8 @@ def run(options, arguments, work):
     work()
     return 0
   if WATCHED not in os.environ:
-    return watch(arguments, os.environ)
+    number = options.process_id if options.process_id is not None else os.environ[SLURM[3]]
+    return watch(arguments, os.environ, f'process {number} of the run')
   start(*joined)
   run_watched(work)
   return 0
@@ -85,6 +85,8 @@ def start(coordinator, count, number):
   """
   import jax
 
+  from aigc_jax.training.processes import HEARTBEAT_SECONDS
+
   die_with_parent()
   detection = {} if coordinator is None else {'cluster_detection_method': 'deactivate'}
   try:
@@ -115,17 +117,18 @@ def run_watched(work):
   """
   import jax
 
+  from aigc_jax.training import processes
+
   try:
     work()
     return
   except AigcError as error:
     print(f'aigc: {error}', file=sys.stderr, flush=True)
-    status, wait = error.status, LATER_SECONDS if jax.process_index() == 0 else 0
+    status, wait = error.status, LATER_SECONDS if processes.leads() else 0
   except Exception as error:
-    # An exchange that fails is most often another process's death; if so, JAX ends this one while it waits.
     name = f'process {jax.process_index()} of {jax.process_count()}'
     print(f'aigc: {name}: {type(error).__name__}: {first_line(error)}', file=sys.stderr, flush=True)
-    time.sleep(HEARTBEAT_SECONDS + LATER_SECONDS)
+    processes.wait_for_verdict()
     sys.excepthook(type(error), error, error.__traceback__)
     status, wait = 1, 0
   time.sleep(wait)
@@ -133,8 +136,8 @@ def run_watched(work):
   os._exit(status)
 
 
-def watch(arguments, environment):
-  """Runs `aigc ARGUMENTS` in a process of its own to its end. Returns its exit status, 75 where it was ended.
+def watch(arguments, environment, name):
+  """Runs `aigc ARGUMENTS` in a process of its own to its end. Returns its exit status, 75 where a signal ended it.
 
   SIGINT or SIGTERM ends all processes of the run after the same step, saved; a second SIGINT ends this one at once.
   """
@@ -157,12 +160,10 @@ def watch(arguments, environment):
       signal.signal(number, handler)
   if status >= 0:
     return status
-  cause = signal.Signals(-status).name
-  if -status == signal.SIGABRT:
-    cause += ', as when another process of the run has died'
+  cause = ', as when another process has died' if -status == signal.SIGABRT else ''
   print(
-    f'aigc: this process of the run was ended by {cause}; the run is saved up to its last checkpoint: the same command '
-    'goes on from there, with as many processes or others',
+    f'aigc: {name} was ended by {signal.Signals(-status).name}{cause}; what is saved is good: the same command goes on '
+    'from the last checkpoint, with as many processes or with others',
     file=sys.stderr,
   )
   return 75

@@ -11,7 +11,7 @@ import numpy as np
 
 from aigc_jax import files, run
 from aigc_jax.data import cache
-from aigc_jax.errors import AigcError, DataError, Interrupted
+from aigc_jax.errors import AigcError, DataError, Interrupted, StorageError
 from aigc_jax.training import checkpoint, hooks, optimizer, placement, processes, profiling, step
 from aigc_jax.training.loop import Hook, Outcome, loop, signals
 from aigc_jax.training.prepare import FACTS, TOKENIZER, find_initial, notes_on
@@ -234,6 +234,8 @@ def make_hooks(here, start, flops, costs, notes):
 
 def end_badly(folder, checkpointer, notes, error):
   """Leaves the folder with what is good, and raises the error with the checkpoint to go back to."""
+  if isinstance(error, StorageError):
+    processes.wait_for_verdict()  # a checkpoint fails, too, where another process that writes it has died
   with contextlib.suppress(AigcError):
     checkpointer.wait()
   last = checkpoint.latest(folder.path / 'checkpoints')

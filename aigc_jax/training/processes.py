@@ -5,11 +5,14 @@ checkpoints. With one process, everything here does nothing. Every process has t
 """
 
 import json
+import time
 
 import jax
 import numpy as np
 
 from aigc_jax import errors
+
+HEARTBEAT_SECONDS = 30  # without a sign of life after which a process counts as dead
 
 
 def several():
@@ -56,6 +59,12 @@ def wait_for_all(where):
 
   if several():
     multihost_utils.sync_global_devices(where)
+
+
+def wait_for_verdict():
+  """Returns where all processes are alive: if one has died, which makes exchanges fail, JAX ends this one meanwhile."""
+  if several():
+    time.sleep(HEARTBEAT_SECONDS + 5)
 
 
 def stop_together(step):
