@@ -8,8 +8,10 @@ parameters over their norm.
 
 import os
 import pathlib
+import subprocess
 import sys
 import tempfile
+from types import SimpleNamespace
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
@@ -18,7 +20,7 @@ import numpy as np
 
 from aigc_jax import api
 from aigc_jax.training import checkpoint, placement, prepare, state_leaves
-from tests import tiny, tiny_images
+from tests import processes, tiny, tiny_images
 
 STEPS = 20
 WIDE = {'layers': 2, 'heads': 8, 'width': 32}  # so that eight devices divide all that there is to divide
@@ -119,29 +121,61 @@ def differences(found, expected):
   return np.abs(losses / alone - 1).max(), distance
 
 
-def cell(family, config, layout, devices, expected):
-  loss, distance = differences(run(config, layout, devices), expected)
-  note = ' (other noise)' if layout == 'pmap' and family in OTHER_NOISE else ''
-  return f'{loss:.0e}, {distance:.0e}{note}'
+def of_processes(families, source, folder):
+  """{family: what `run` gives of two processes with a device each}."""
+  port, started = processes.free_port(), []
+  for number in range(2):
+    command = [sys.executable, '-m', 'tests.equality', '--process', str(number), str(port), source, folder]
+    # where a process says how its exchanges go
+    started.append(subprocess.Popen([*command, *families], stdout=subprocess.DEVNULL))
+  assert processes.wait(started) == [0, 0]
+  found = {}
+  for family in families:
+    arrays = dict(np.load(f'{folder}/{family}.npz'))
+    losses = arrays.pop('losses')
+    found[family] = losses, SimpleNamespace(params=arrays)
+  return found
+
+
+def one_of_processes(number, port, source, folder, *families):
+  """What each of the two does; the first one writes FOLDER/FAMILY.npz."""
+  jax.distributed.initialize(f'127.0.0.1:{port}', 2, int(number), cluster_detection_method='deactivate')
+  for family in families:
+    losses, state = run(FAMILIES[family](source), 'data', 2)
+    if not int(number):
+      np.savez(
+        f'{folder}/{family}.npz', losses=losses, **state_leaves.host_copies(checkpoint.flat(state.params))
+      )
 
 
 def table(families):
   """Markdown, printed line by line."""
   counts = (2, 4, 8)
-  names = [f'{layout} {n}' for layout in LAYOUTS for n in counts] + ['2 x 2 x 2']
-  print('| family | ' + ' | '.join(names) + ' |\n' + '|---' * (len(names) + 1) + '|')
+  names = [f'{layout} {n}' for layout in LAYOUTS for n in counts] + ['2 x 2 x 2', '2 processes']
   with tempfile.TemporaryDirectory() as folder:
     source = tiny.write_corpus(pathlib.Path(folder) / 'words.txt')
+    configs = {family: FAMILIES[family](source) for family in families}  # (which write their images)
+    apart = of_processes(families, source, folder)
+    print('| family | ' + ' | '.join(names) + ' |\n' + '|---' * (len(names) + 1) + '|', flush=True)
     for family in families:
-      config = FAMILIES[family](source)
+      config = configs[family]
       expected = run(config)
-      cells = [cell(family, config, layout, n, expected) for layout in LAYOUTS for n in counts]
-      cells.append(cell(family, config, 'mixed', 8, expected))
+      found = [(layout, differences(run(config, layout, n), expected)) for layout in LAYOUTS for n in counts]
+      found.append(('mixed', differences(run(config, 'mixed', 8), expected)))
+      found.append(('processes', differences(apart[family], expected)))
+      cells = [f'{loss:.0e}, {distance:.0e}{note(family, layout)}' for layout, (loss, distance) in found]
       print(f'| {family} | ' + ' | '.join(cells) + ' |', flush=True)
       jax.clear_caches()
 
 
+def note(family, layout):
+  return ' (other noise)' if layout == 'pmap' and family in OTHER_NOISE else ''
+
+
 if __name__ == '__main__':
-  jax.config.update('jax_num_cpu_devices', 8)
   jax.config.update('jax_disable_most_optimizations', True)  # compiling is most of it
-  table(sys.argv[1:] or FAMILIES)
+  if sys.argv[1:2] == ['--process']:
+    one_of_processes(*sys.argv[2:])
+  else:
+    jax.config.update('jax_num_cpu_devices', 8)
+    table(sys.argv[1:] or list(FAMILIES))

@@ -48,7 +48,9 @@ def start_by_slurm(count, *arguments, folder):
   for number in range(count):
     task = {'SLURM_PROCID': str(number), 'SLURM_LOCALID': str(number)}
     with open(folder / f'process_{number}.txt', 'w', encoding='utf-8') as file:
-      started.append(kill_and_resume.start(*arguments, '--distributed', stderr=file, env=job | task))
+      started.append(
+        kill_and_resume.start(*arguments, '--distributed', stdout=file, stderr=file, env=job | task)
+      )
   return started
 
 

@@ -19,6 +19,7 @@ from aigc_jax.errors import StorageError, UsageError
 from aigc_jax.task import State
 from aigc_jax.training import checkpoint
 from aigc_jax.training.checkpoint import Checkpointer
+from tests import equality, restores, tiny
 
 
 def make_state(seed=0, width=8, frozen=None):
@@ -290,3 +291,11 @@ def test_kill_at_any_moment_leaves_a_whole_latest(tmp_path):
   assert len(seen) == len(waits)
   Checkpointer(tmp_path, keep=2).close()
   assert all(name.isdigit() for name in os.listdir(tmp_path))
+
+
+def test_what_is_saved_under_one_layout_goes_on_under_another(tmp_path):
+  source = tiny.write_corpus(tmp_path / 'words.txt')
+  config = equality.FAMILIES['transformer'](source)
+  found = restores.matrix(config, [('pmap', 4), ('mixed', 8)], tmp_path)
+  # Float32 sums in another order.
+  assert found.max() < 1e-5
