@@ -51,14 +51,19 @@ def test_sizes_are_those_that_fit_and_the_rest_is_as_large_as_can_be(count):
       refusal(given, count)
       continue
     accepted += 1
-    assert mesh.axis_sizes(given, count) == max(allowed), 'one axis alone varies, so the largest is the largest'
+    assert mesh.axis_sizes(given, count) == max(allowed), (
+      'one axis alone varies, so the largest is the largest'
+    )
   assert accepted >= 15 * count
 
 
 @pytest.mark.parametrize('count', range(1, 9))
 def test_what_was_made_on_more_devices_goes_on_where_there_are_fewer(count):
   for wanted, (batch_size, microbatches) in itertools.product(itertools.product(SIZES, repeat=3), ROWS):
-    given, rows = config(*wanted, batch_size=batch_size, microbatches=microbatches), batch_size // microbatches
+    given, rows = (
+      config(*wanted, batch_size=batch_size, microbatches=microbatches),
+      batch_size // microbatches,
+    )
     if wanted.count(-1) > 1 or not fitting(wanted, 192, rows):
       continue  # it was never made
     sizes = mesh.axis_sizes(given, count, fewer=True)
