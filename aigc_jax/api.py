@@ -93,8 +93,9 @@ def start(config, workdir, label, began, quiet=False, may_differ=(), profile=Non
   traced = profiling.span(profile, config['training']['steps'])
   prepared = prepare_in(workdir, config, may_differ)
   steps, choices = prepared.config['training']['steps'], {'may_differ': may_differ, 'label': label}
-  with run_folder.create(workdir, prepared.config, upgrade=resolved, **choices) as folder:
-    status = folder.read_status()
+  created = run_folder.create(workdir, prepared.config, upgrade=resolved, **choices)
+  with experiment.nothing_left(workdir) as begin, created as folder:
+    status = begin(folder).read_status()
     if status['state'] == 'done' and (status['step'] >= steps or status['message'] == 'early stop'):
       with Console(quiet=quiet) as console:
         console.say(f'{folder.path}: is done, {status["step"]} steps; nothing to do')
@@ -102,8 +103,7 @@ def start(config, workdir, label, began, quiet=False, may_differ=(), profile=Non
       return load_run(folder.path)
     with Console(folder.path / 'log.txt', quiet) as console:
       experiment.train(prepared, folder, console, began, traced)
-      picture = experiment.loss_curve(folder.path, prepared.task.unit)
-      console.say(f'loss curve: {picture}')
+      console.say(f'loss curve: {experiment.loss_curve(folder.path, prepared.task.unit)}')
       suggest(folder.path, prepared, console)
   return load_run(folder.path)
 
