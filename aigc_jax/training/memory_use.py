@@ -59,7 +59,7 @@ def capacity(devices):
   if here[0].platform != 'cpu':
     return None
   whole = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-  return min(whole, *cgroup_limits()) // len(here)
+  return min([whole, *cgroup_limits()]) // len(here)
 
 
 def cgroup_limits():
