@@ -15,7 +15,7 @@ from tests import equality
 STEPS = 3
 # Devices add in another order, which is a few units in the last place (6e-8) of a loss. Adam divides a gradient by its
 # own size, so that rounding of those near 0 moves a few parameters by as much as a step; of the norm that is little.
-LOSS, PARAMS = 5e-6, 2e-4
+LOSS, PARAMS = 3e-6, 5e-5
 
 
 def config_of(source, family='transformer', **sections):
@@ -62,7 +62,6 @@ def alone(source):
 def assert_equal(found, expected, loss=LOSS, params=PARAMS):
   (found, means), (expected, alone_means) = found, expected
   differs, distance = equality.differences(found, expected)
-  print('DIFF', differs, distance, {k: means[k] / alone_means[k] - 1 for k in means if alone_means[k]})
   assert differs < loss
   assert distance < params
   assert means == pytest.approx(alone_means, rel=10 * loss)  # one step more of moved parameters
@@ -72,11 +71,12 @@ def assert_equal(found, expected, loss=LOSS, params=PARAMS):
   ('family', 'layout'),
   [
     ('transformer', 'fsdp'),
+    ('transformer', 'tensor'),
+    pytest.param('transformer', 'mixed', marks=pytest.mark.slow),  # (that of frozen parameters is mixed too)
     ('transformer', 'pmap'),
-    ('transformer', 'mixed'),
     ('rnn', 'data'),
     ('rnn', 'pmap'),
-    ('encoder_decoder', 'tensor'),
+    pytest.param('encoder_decoder', 'tensor', marks=pytest.mark.slow),  # compiling it takes most of a minute
   ],
 )
 def test_eight_devices_find_what_one_finds(source, alone, family, layout):
@@ -102,15 +102,14 @@ def test_frozen_parameters_and_microbatches_in_parts(source, alone):
     np.testing.assert_array_equal(before, after)
 
 
-@pytest.mark.parametrize('remat', ['full', pytest.param('dots', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('remat', ['full', 'dots'])
 def test_what_is_computed_again_is_gathered_again(source, alone, remat):
   assert_equal(train(config_of(source, model={'remat': remat}), 'fsdp', 8), alone())
 
 
-@pytest.mark.parametrize(
-  'name',
-  ['muon', *(pytest.param(name, marks=pytest.mark.slow) for name in ('adafactor', 'lamb', 'lion', 'sgd'))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['muon', 'adafactor', 'lamb', 'lion', 'sgd'])
 def test_optimizers_that_look_across_an_array(source, alone, name):
   """Newton-Schulz, factors, norms of blocks: of whole arrays, which lie in parts. Width 256: Adafactor has factors."""
   wide = {
