@@ -117,7 +117,11 @@ def open_folder(workdir, config, **choices):
   """`run.create`; of several processes the first one makes and writes the folder, and the others follow."""
   processes.wait_for_all('prepared')  # all have read what was in the folder before
   with contextlib.ExitStack() as stack:
-    create = lambda: stack.enter_context(run_folder.create(workdir, config, upgrade=resolved, **choices))
+
+    def create():
+      begin = stack.enter_context(experiment.nothing_left(workdir))
+      return begin(stack.enter_context(run_folder.create(workdir, config, upgrade=resolved, **choices)))
+
     path = Path(processes.agree(lambda: str(create().path)))
     yield run_folder.Run(path) if processes.leads() else run_folder.Follower(path)
 

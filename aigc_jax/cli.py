@@ -127,6 +127,8 @@ def train(options, overrides):
   from aigc_jax import api
 
   if options.dry_run:
+    if options.profile:
+      raise UsageError('--profile: --dry_run takes no step, so there is none to trace; leave out one of them')
     api.dry_run(options.config, options.workdir, overrides)
   else:
     api.train(options.config, options.workdir, overrides, began=BEGAN, profile=options.profile)

@@ -123,7 +123,7 @@ def test_dry_run_takes_no_step_and_leaves_nothing(folder):
   assert contents(folder) == before
   total = sum(leaf.size for leaf in _leaves(api.load_run('run').params))
   assert f'{total:,}' in text
-  for words in ('embed/token', 'FLOPs a step', 'memory of a step', 'steps of'):
+  for words in ('embed/token', 'FLOPs a step', 'memory on a device', 'steps of'):
     assert words in text
 
 

@@ -83,7 +83,17 @@ def count(number):
 
 def size(octets):
   """1234567 -> '1.2 MB'."""
-  for unit, scale in (('GB', 1e9), ('MB', 1e6), ('kB', 1e3)):
+  for unit, scale in (('TB', 1e12), ('GB', 1e9), ('MB', 1e6), ('kB', 1e3)):
     if octets >= scale:
       return f'{octets / scale:.1f} {unit}'
   return f'{octets:.0f} B'
+
+
+def table(rows, numbers=()):
+  """Lines of rows of texts, in columns; those at the indices `numbers` end together."""
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  aligned = lambda cells: (
+    cell.rjust(n) if i in numbers else cell.ljust(n)
+    for i, (cell, n) in enumerate(zip(cells, widths, strict=True))
+  )
+  return ['  '.join(aligned(row)).rstrip() for row in rows]

@@ -3,59 +3,81 @@
 import time
 
 from aigc_jax.task import RESIDENT
-from aigc_jax.training import checkpoint, collectives, memory_use, placement
+from aigc_jax.training import checkpoint, collectives, console, memory_use, placement
 from aigc_jax.training.console import count, size
 from aigc_jax.training.prepare import notes_on
 
 
 def parameter_table(state):
-  """Lines of path, shape and count."""
-  rows = [(path, leaf, '') for path, leaf in checkpoint.flat(state.params).items()]
-  rows += [(path, leaf, '  frozen') for path, leaf in checkpoint.flat(state.frozen).items()]
-  total = lambda mark: sum(leaf.size for _, leaf, m in rows if m in mark)
-  lines = [f'{"parameter":<44}{"shape":<20}{"count":>12}']
-  lines += [f'{path:<44}{list(leaf.shape)!s:<20}{leaf.size:>12,}{mark}' for path, leaf, mark in rows]
-  lines += [f'{"all":<64}{total(("", "  frozen")):>12,}']
-  return lines + ([f'{"trained":<64}{total(("",)):>12,}'] if state.frozen is not None else [])
+  """Lines of path, shape, how many there are of each, and count."""
+  trained, frozen = (checkpoint.flat(tree) for tree in (state.params, state.frozen))
+  rows, numbers = (
+    [('parameter', 'shape', 'arrays', 'count', '')],
+    lambda leaves: sum(leaf.size for leaf in leaves),
+  )
+  for kind, mark in ((trained, ''), (frozen, 'frozen')):
+    rows += [
+      (path, str(list(leaves[0].shape)), str(len(leaves)), f'{numbers(leaves):,}', mark)
+      for path, leaves in memory_use.alike(kind)
+    ]
+  totals = [('all', [*trained.values(), *frozen.values()])] + (
+    [('trained', trained.values())] if frozen else []
+  )
+  rows += [(name, '', str(len(leaves)), f'{numbers(leaves):,}', '') for name, leaves in totals]
+  return console.table(rows, numbers=(2, 3))
 
 
 def dry_run(experiment, show=print):
   """Shows parameters, arrays on the devices, memory, FLOPs and exchanges of the compiled step; takes no step.
 
-  Raises UsageError, all that shown, where it does not fit a device.
+  Raises UsageError, all that is known shown, where it does not fit its devices: what its shapes alone tell is told
+  before anything is compiled.
   """
-  prepared, config = placement.place(experiment), experiment.config
+  prepared, devices = placement.place(experiment), experiment.devices
+  facts = [
+    (name.replace('_', ' '), f'{v:,}' if type(v) is int else v)
+    for name, v in experiment.dataset.facts.items()
+  ]
+  show('\n'.join([*parameter_table(prepared.target), '', *memory_use.array_table(prepared.target), '']))
+  shapes = experiment.dataset.shapes() if experiment.dataset.shapes else [prepared.example]
+  largest = max(shapes, key=lambda batch: sum(rows.size for name, rows in batch.items() if name != RESIDENT))
+  show('\n'.join(labelled([*facts, *plan(experiment, prepared, largest, len(shapes))])))
+  memory_use.check_state(prepared.target, devices)
   began = time.perf_counter()
+  prepared = prepared._replace(example=largest)
   lowered = placement.lower_step(prepared)
   compiled = lowered.compile()
   seconds, flops = time.perf_counter() - began, placement.flops_of(lowered, experiment, prepared)
-  rows, steps = config['data']['batch_size'], config['training']['steps']
-  lines = [*parameter_table(prepared.target), '', *memory_use.array_table(prepared.target), '']
-  lines += [f'{name.replace("_", " "):<24}{value}' for name, value in experiment.dataset.facts.items()]
-  lines += [
-    f'{"devices":<24}{placement.describe_devices(prepared.program)}',
-    f'{"a step":<24}{shapes_of(prepared.example)}',
-    f'{"in all":<24}{steps:,} steps of {rows:,} rows{epochs_of(experiment)}',
-    f'{"compiled in":<24}{seconds:.1f} s',
-    f'{"FLOPs a step":<24}{count(flops) if flops else "unknown"}',
-    f'{"memory on a device":<24}{memory_line(compiled, experiment.devices[0])}',
+  use, limit = memory_use.of_program(compiled), memory_use.capacity(devices)
+  rows = [
+    ('compiled in', f'{seconds:.1f} s'),
+    ('FLOPs a step', count(flops) if flops else 'unknown'),
+    ('memory on a device', f'{size(use.peak)} of {size(limit) if limit else "an unknown size"}: {use}'),
   ]
   exchanged = collectives.table(collectives.find(compiled), size)
-  lines += [
-    f'{name:<24}{line}' for name, line in zip(['exchanged in a step'] + [''] * 9, exchanged, strict=False)
-  ]
-  show('\n'.join(lines + notes_on(config)))
-  placement.check_memory(experiment, prepared, [compiled])
-
-
-def memory_line(compiled, device):
-  """What a step holds, by XLA's account, and what there is."""
-  use, limit = memory_use.of_program(compiled), memory_use.capacity(device)
-  return (
-    f'{size(use.peak)} of {size(limit) if limit else "an unknown size"}: {size(use.arguments)} arguments, '
-    f'{size(use.temporaries)} temporaries, {size(use.outputs)} outputs, {size(use.aliased)} of them in the place of '
-    'arguments'
+  names = ['exchanged in a step', *[''] * len(exchanged)]
+  rows += zip(names, exchanged, strict=False)
+  show(
+    '\n'.join(
+      [*labelled(rows), *placement.notes_on(prepared, experiment.config), *notes_on(experiment.config)]
+    )
   )
+  memory_use.check(use, devices)
+
+
+def labelled(rows):
+  return [f'{name:<24}{value}' for name, value in rows]
+
+
+def plan(experiment, prepared, batch, shapes):
+  """[(name, text)] of what would be done where; `batch`: the largest, of one of several `shapes`."""
+  config = experiment.config
+  rows, steps = config['data']['batch_size'], config['training']['steps']
+  return [
+    ('devices', f'{placement.describe_devices(prepared.program)} ({config["parallel"]["mode"]})'),
+    ('a step', shapes_of(batch) + (f', the largest of {shapes} shapes' if shapes > 1 else '')),
+    ('in all', f'{steps:,} steps of {rows:,} rows{epochs_of(experiment)}'),
+  ]
 
 
 def epochs_of(experiment):

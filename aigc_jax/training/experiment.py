@@ -1,7 +1,10 @@
 """The run of a prepared experiment, in its folder."""
 
 import contextlib
+import itertools
 import os
+import pathlib
+import shutil
 import time
 from typing import Any, NamedTuple
 
@@ -11,8 +14,8 @@ import numpy as np
 
 from aigc_jax import files, run
 from aigc_jax.data import cache
-from aigc_jax.errors import AigcError, DataError, Interrupted, StorageError
-from aigc_jax.training import checkpoint, hooks, optimizer, placement, processes, profiling, step
+from aigc_jax.errors import AigcError, DataError, Interrupted, StorageError, UsageError
+from aigc_jax.training import checkpoint, hooks, memory_use, optimizer, placement, processes, profiling, step
 from aigc_jax.training.loop import Hook, Outcome, loop, signals
 from aigc_jax.training.prepare import FACTS, TOKENIZER, find_initial, notes_on
 
@@ -77,13 +80,11 @@ def train(experiment, folder, console, began, traced=None):
   """
   config, dataset = experiment.config, experiment.dataset
   prepared = placement.place(experiment)
-  placement.check_memory(experiment, prepared)  # before there is a state
+  memory_use.check_state(prepared.target, experiment.devices)  # before there is one
   state, start = restored_state(prepared, folder, console)
   announce(experiment, prepared, folder, console, start)
   if processes.leads():
     make_ready(folder, dataset, experiment.devices)
-  if state is None:
-    state = first_state(prepared, config, console)
   with (
     metrics_writer(config, folder, start) as writer,
     checkpoint.Checkpointer(
@@ -99,6 +100,29 @@ def metrics_writer(config, folder, start):
     return run.NoMetricsWriter()
   tensorboard, resumed_from = config['training']['tensorboard'], start if start else None
   return run.MetricsWriter(folder.path, tensorboard_files=tensorboard, resumed_from=resumed_from)
+
+
+@contextlib.contextmanager
+def nothing_left(workdir):
+  """Around the making of a run folder: a new one is taken away again where UsageError ends the run before a step.
+
+  So that the next try, in the same folder, is not one of another config. Yields a function that is told the run.Run.
+  """
+  path, made = pathlib.Path(workdir or 'runs').absolute(), []
+  there = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
+  new = workdir is None or not os.path.exists(path / run.CONFIG)
+  try:
+    yield lambda folder: made.append(folder) or folder
+  except UsageError:
+    if made and new and not run.read_metrics(made[0].path):
+      path = made[0].path.absolute()
+      shutil.rmtree(path, ignore_errors=True)
+      if path == there:
+        path.mkdir()
+      with contextlib.suppress(OSError):  # another run is there
+        for folder in itertools.takewhile(lambda folder: folder not in (there, *there.parents), path.parents):
+          folder.rmdir()
+    raise
 
 
 def make_ready(folder, dataset, devices):
@@ -122,7 +146,7 @@ def announce(experiment, prepared, folder, console, start):
     f'model: {config["model"]["name"]}, {sum(leaf.size for leaf in leaves):,} parameters; '
     f'devices: {placement.describe_devices(prepared.program)} ({config["parallel"]["mode"]})'
   )
-  for line in notes_on(config):
+  for line in [*placement.notes_on(prepared, config), *notes_on(config)]:
     console.say(line)
   if start:
     console.say(f'resuming after step {start}')
@@ -160,7 +184,7 @@ class Here(NamedTuple):
 
 
 def take_steps(here, state, start, began):
-  """Takes the steps from `start` on and leaves the folder in order. Returns the Outcome."""
+  """Takes the steps from `start` on and leaves the folder in order. `state`: None: the first. Returns the Outcome."""
   config, dataset, task, _ = here.experiment
   folder, console = here.folder, here.console
   steps, patience, metric = (config['training'][name] for name in ('steps', 'patience', 'best_metric'))
@@ -171,7 +195,7 @@ def take_steps(here, state, start, began):
     console.say(f'{metric} had not improved for {patience} evaluations by step {start}: the run has ended')
     folder.write_status('done', start, checkpoint=start, message='early stop')
     return Outcome(state, start, 'early stop')
-  compiled, flops = compile_steps(here, began)
+  compiled, state, flops = ready(here, state, began)
   record, save, interval = make_hooks(here, start, flops, costs, notes)
   folder.write_status('running', start, checkpoint=notes['checkpoint'])
   step_function = placement.step_function(here.prepared, compiled)
@@ -194,17 +218,24 @@ def take_steps(here, state, start, began):
   return outcome
 
 
-def compile_steps(here, began):
-  """As `placement.compile_steps`, said aloud. Raises UsageError where a step does not fit a device."""
+def ready(here, state, began):
+  """(compiled steps, State, FLOPs of a step); a first state is made when it is known that a step fits its devices.
+
+  Raises UsageError where it does not.
+  """
   compile_began = time.perf_counter()
   compiled, flops = placement.compile_steps(here.experiment, here.prepared)
-  placement.check_memory(here.experiment, here.prepared, compiled.values())
-  now = time.perf_counter()
+  for program in compiled.values():
+    memory_use.check(memory_use.of_program(program), here.experiment.devices)
+  compile_ended = time.perf_counter()
+  if state is None:
+    state = first_state(here.prepared, here.experiment.config, here.console)
   programs = f' {len(compiled)} programs, one for each shape of a batch,' if len(compiled) > 1 else ''
   here.console.say(
-    f'compiled{programs} in {now - compile_began:.1f} s; first step {now - began:.1f} s after the start'
+    f'compiled{programs} in {compile_ended - compile_began:.1f} s; first step {time.perf_counter() - began:.1f} s '
+    'after the start'
   )
-  return compiled, flops
+  return compiled, state, flops
 
 
 def make_hooks(here, start, flops, costs, notes):

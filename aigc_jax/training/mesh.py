@@ -6,7 +6,7 @@ import math
 import jax
 from jax.sharding import AxisType
 
-from aigc_jax.errors import UsageError
+from aigc_jax.errors import UsageError, listed
 from aigc_jax.training import processes
 
 AXES = ('data', 'fsdp', 'tensor')
@@ -40,27 +40,47 @@ def axis_sizes(config, count, fewer=False):
   parallel, rows = config['parallel'], config['data']['batch_size'] // config['training']['microbatches']
   sizes = {axis: parallel[axis] for axis in AXES}
   check_sizes(sizes, parallel['mode'])
-  fixed = math.prod(size for size in sizes.values() if size > 0)
-  if fixed > count and fewer:  # as much of its layout as fits: rows can go, then the parts of layers
-    if sizes['fsdp'] * sizes['tensor'] > count:
-      sizes |= {'fsdp': -1 if sizes['fsdp'] > 1 else 1, 'tensor': 1}
-    sizes['data'] = 1 if sizes['fsdp'] == -1 else -1
-    fixed = math.prod(size for size in sizes.values() if size > 0)
-  if fixed > count:
-    raise UsageError(
-      f'config.parallel: {fixed} devices are wanted ({product_of(sizes)}), {count} are here; use -1 for as many as fit'
-    )
+  if fixed_part(sizes) > count and fewer:
+    sizes |= what_fits(sizes, count)
+  if (fixed := fixed_part(sizes)) > count:
+    raise UsageError(f'{told(sizes)} are wanted, and {count} are here; use -1 for as many as fit')
   for axis, size in sizes.items():
     if size == -1:
       dealt = math.prod(sizes[other] for other in ROWS if other != axis)
       fits = [n for n in range(1, count // fixed + 1) if axis == 'tensor' or rows % (n * dealt) == 0]
       sizes[axis] = max(fits, default=1)
-  if rows % (dealt := sizes['data'] * sizes['fsdp']):
-    raise UsageError(
-      f'config.parallel: {dealt} devices ({product_of({axis: sizes[axis] for axis in ROWS})}) do not divide the '
-      f'{rows} rows of a microbatch'
-    )
+  check_rows(sizes, rows, count, config['training']['microbatches'])
   return tuple(sizes.values())
+
+
+def fixed_part(sizes):
+  """The devices that are asked for by number."""
+  return math.prod(size for size in sizes.values() if size > 0)
+
+
+def what_fits(sizes, count):
+  """{axis: size} to replace, where `count` devices are too few: as much of the layout as fits.
+
+  The parts of the rows go first, then those of layers, then those of the state, without which it may not fit.
+  """
+  fsdp, tensor = sizes['fsdp'], sizes['tensor']
+  if fixed_part({'fsdp': fsdp, 'tensor': tensor}) <= count:
+    return {'data': 1 if -1 in (fsdp, tensor) else -1}
+  if fsdp != 1:
+    return {'data': 1, 'fsdp': -1, 'tensor': 1}
+  # what the whole number divided, a divisor of it divides too
+  return {'data': -1, 'tensor': max(n for n in range(1, count + 1) if tensor % n == 0)}
+
+
+def check_rows(sizes, rows, count, microbatches):
+  """Raises UsageError where the rows of a batch cannot be dealt out evenly."""
+  among = {axis: sizes[axis] for axis in ROWS}
+  if rows % math.prod(among.values()):
+    good = [n for n in range(1, count // sizes['tensor'] + 1) if rows % n == 0]
+    raise UsageError(
+      f'{told(among)} do not divide the {rows} rows of a {"microbatch" if microbatches > 1 else "batch"}; '
+      f'use {" x ".join(axis for axis in among if among[axis] > 1)} among {listed(good)}'
+    )
 
 
 def check_sizes(sizes, mode):
@@ -81,6 +101,15 @@ def check_sizes(sizes, mode):
       f'config.parallel: {" and ".join(rest)} are both -1, and one axis alone can take the rest; give the others, '
       f'such as --config.parallel.{rest[0]}=1'
     )
+
+
+def told(sizes):
+  """How a line on wrong sizes begins: the key, and how many devices."""
+  large = {axis: size for axis, size in sizes.items() if size > 1}
+  if len(large) == 1:
+    ((axis, size),) = large.items()
+    return f'config.parallel.{axis}: {size} devices'
+  return f'config.parallel: {math.prod(large.values())} devices ({product_of(sizes)})'
 
 
 def product_of(sizes):

@@ -7,12 +7,7 @@ import jax
 from aigc_jax import tasks
 from aigc_jax.config import floats_of
 from aigc_jax.task import RESIDENT
-from aigc_jax.training import memory_use, mesh, parallel, processes
-
-ADVICE = (
-  '; give --config.parallel.fsdp or .tensor more devices, or try --config.training.microbatches, --config.model.remat, '
-  'or a smaller batch'
-)
+from aigc_jax.training import checkpoint, mesh, parallel, processes
 
 
 class Prepared(NamedTuple):
@@ -93,11 +88,23 @@ def flops_of(lowered, experiment, prepared):
   return (found or {}).get('flops')
 
 
-def check_memory(experiment, prepared, compiled=()):
-  """Raises UsageError where the state, or a step of one of the compiled programs, does not fit a device."""
-  device, whole = prepared.program.mesh.local_devices[0], memory_use.bytes_of_state(prepared.target)
-  for use in [*map(memory_use.of_program, compiled), whole]:
-    memory_use.check(use, device, ADVICE)
+def notes_on(prepared, config):
+  """Lines for people on what a layout does not do for this model and batch."""
+  program, notes = prepared.program, []
+  used, parallel = program.mesh.size, config['parallel']
+  if -1 in parallel.values() and used < len(jax.devices()):
+    rows = config['data']['batch_size'] // config['training']['microbatches']
+    what = 'batch' if config['training']['microbatches'] == 1 else 'microbatch'
+    notes.append(
+      f'note: {used} of {len(jax.devices())} devices are used, as many as fit config.parallel and divide the {rows} '
+      f'rows of a {what}'
+    )
+  if (parts := program.mesh.shape['tensor']) > 1:
+    leaves = checkpoint.flat((prepared.target.params, prepared.target.frozen))
+    split = [path for path, leaf in leaves.items() if 'tensor' in leaf.sharding.spec]
+    if not split:
+      notes.append(f'note: config.parallel.tensor = {parts} splits no layer of {config["model"]["name"]}')
+  return notes
 
 
 def describe_devices(program):

@@ -70,6 +70,7 @@ def prepare(config, folder=None):
   config = fill_in(config)
   models.check(config['model'])
   resumes = folder is not None and has_begun(folder)
+  step.check_rows(config)
   devices = mesh.choose_devices(config, fewer=folder is not None)
   initial = None if resumes else find_initial(config['init_from'])
   tasks.check(config)

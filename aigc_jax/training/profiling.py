@@ -26,12 +26,15 @@ def span(text, steps):
 
 @contextlib.contextmanager
 def traced(step_function, start, span, folder, console):
-  """Yields the step function, traced from the first to the last step of `span` where that is not None.
+  """Yields the step function, traced from the first to the last step of `span`, of those that are still to come.
 
   Args:
-    step_function: state, batch -> state, metrics. start: steps taken before. folder: what the trace is written to.
+    step_function: state, batch -> state, metrics. start: steps taken before. span: (first, last); None: none.
+    folder: what the trace is written to.
   """
-  if span is None:
+  if span is None or span[1] <= start:
+    if span is not None:
+      console.say(f'note: no trace, since step {span[1]}, the last of --profile, was taken before')
     yield step_function
     return
   taken, going = start, False
@@ -40,18 +43,22 @@ def traced(step_function, start, span, folder, console):
     nonlocal going
     if going:
       going = False
-      jax.profiler.stop_trace()
+      with files.storage_errors(folder):
+        jax.profiler.stop_trace()
       console.say(f'trace: {folder}, for `tensorboard --logdir` or, its .json.gz, https://ui.perfetto.dev')
 
   def step(state, batch):
     nonlocal taken, going
     taken += 1
-    if taken == span[0]:
+    if taken == max(span[0], start + 1):
       jax.block_until_ready(state)  # what came before is no part of it
       with files.storage_errors(folder):
         jax.profiler.start_trace(folder, create_perfetto_trace=True)
       going = True
-    state, metrics = step_function(state, batch)
+    if not going:
+      return step_function(state, batch)
+    with jax.profiler.StepTraceAnnotation('train', step_num=taken):  # by which TensorBoard tells steps apart
+      state, metrics = step_function(state, batch)
     if taken == span[1]:
       jax.block_until_ready(state)
       stop()

@@ -22,13 +22,13 @@ from aigc_jax.training.optimizer import joined
 TENSOR = (
   (r'(query|key|value)/kernel', (None, 'tensor', None)),  # [width, heads, head_width]
   (r'(query|key|value)/bias', ('tensor',)),
-  (r'attention/output/kernel', ('tensor', None, None)),  # [heads, head_width, width]
+  (r'(cross_)?attention/output/kernel', ('tensor', None, None)),  # [heads, head_width, width]
   (r'mlp/(up|gate)/kernel', (None, 'tensor')),  # [width, hidden]
   (r'mlp/(up|gate)/bias', ('tensor',)),
   (r'mlp/down/kernel', ('tensor', None)),  # [hidden, width]
   (r'(embed|source_embed)/token', ('tensor', None)),  # [vocabulary, width]
   (r'head/kernel', (None, 'tensor')),  # [width, vocabulary]
-  (r'head/bias', ('tensor',)),
+  (r'(head|masked_head)/bias', ('tensor',)),
 )
 # The name under which gathered parameters are forgotten, and gathered anew, by the backward pass.
 WHOLE = 'whole'

@@ -36,19 +36,24 @@ def make_program(config, build_task, axis=None):
   )
 
 
+def check_rows(config):
+  """Raises UsageError where microbatches would not have the same number of rows."""
+  rows, microbatches = config['data']['batch_size'], config['training']['microbatches']
+  if rows % microbatches:
+    raise UsageError(
+      f'config.data.batch_size: {rows} rows do not divide into config.training.microbatches = {microbatches}'
+    )
+
+
 def check(config, task):
-  """Raises UsageError where rows cannot be dealt out evenly, a task forbids microbatches, or `freeze` is no pattern."""
+  """Raises UsageError where a task forbids microbatches, or `freeze` is no pattern."""
   try:
     re.compile(config['training']['freeze'] or '')
   except re.error as error:
     raise UsageError(
       f'config.training.freeze: {config["training"]["freeze"]!r} is no regular expression: {error}'
     ) from error
-  rows, microbatches = config['data']['batch_size'], config['training']['microbatches']
-  if rows % microbatches:
-    raise UsageError(
-      f'config.data.batch_size: {rows} rows do not divide into config.training.microbatches = {microbatches}'
-    )
+  microbatches = config['training']['microbatches']
   if task.whole_batch and microbatches > 1:
     name = config['task']['name']
     raise UsageError(

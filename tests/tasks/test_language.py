@@ -135,12 +135,12 @@ def test_what_does_not_divide_is_refused(packed):
       {'training': {'microbatches': 3}},
       'batch_size: 8 rows do not divide into config.training.microbatches = 3',
     ),
-    ({'parallel': {'data': 3}}, r'3 devices \(data 3\) do not divide the 8 rows'),
-    ({'parallel': {'data': 64}}, r'64 devices are wanted \(data 64\), 8 are here'),
+    ({'parallel': {'data': 3}}, 'data: 3 devices do not divide the 8 rows of a batch'),
+    ({'parallel': {'data': 64}}, 'data: 64 devices are wanted, and 8 are here'),
     ({'parallel': {'data': 0}}, '0 is not a device count'),
     (
       {'training': {'microbatches': 4}, 'parallel': {'data': 4}},
-      r'4 devices \(data 4\) do not divide the 2 rows of a microbatch',
+      'data: 4 devices do not divide the 2 rows of a microbatch',
     ),
   ):
     with pytest.raises(UsageError, match=words):
