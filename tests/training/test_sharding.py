@@ -176,16 +176,16 @@ def test_moments_and_averages_lie_as_their_parameters_do(source, name):
 def test_bytes_fall_with_the_parts(source):
   """Of all arrays that eight divides, each device has an eighth."""
   config = equality.FAMILIES['transformer'](source)
-  whole = memory_use.bytes_of_state(equality.prepared(config, 'data', 1)[1].target).peak
+  whole = memory_use.bytes_of(equality.prepared(config, 'data', 1)[1].target)
   for layout in ('data', 'pmap'):
-    assert memory_use.bytes_of_state(equality.prepared(config, layout, 8)[1].target).peak == whole
+    assert memory_use.bytes_of(equality.prepared(config, layout, 8)[1].target) == whole
   rest = 3 * 4 + 8  # counts of the step, the schedule and Adam; the key
   for layout in ('fsdp', 'mixed'):
     state = equality.prepared(config, layout, 8)[1].target
     parts = 8 if layout == 'fsdp' else 4
-    there = memory_use.bytes_of_state(state).peak
+    there = memory_use.bytes_of(state)
     assert (whole - rest) / 8 <= there - rest <= (whole - rest) / parts * 1.2
-  fsdp = memory_use.bytes_of_state(equality.prepared(config, 'fsdp', 8)[1].target).peak
+  fsdp = memory_use.bytes_of(equality.prepared(config, 'fsdp', 8)[1].target)
   assert fsdp == (whole - rest) / 8 + rest
 
 
