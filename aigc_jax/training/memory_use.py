@@ -102,7 +102,8 @@ def check_state(state, devices):
 
 
 def described(devices, limit):
-  return f'each of {len(devices)} {devices[0].device_kind} has {size(limit)}'
+  several = f'each of {len(devices)} ' if len(devices) > 1 else ''
+  return f'{several}{devices[0].device_kind} has {size(limit)}'
 
 
 def bytes_of(tree):

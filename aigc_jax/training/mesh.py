@@ -43,7 +43,7 @@ def axis_sizes(config, count, fewer=False):
   if fixed_part(sizes) > count and fewer:
     sizes |= what_fits(sizes, count)
   if (fixed := fixed_part(sizes)) > count:
-    raise UsageError(f'{told(sizes)} are wanted, and {count} are here; use -1 for as many as fit')
+    raise UsageError(f'{told(sizes)} are wanted, {count} are here; use -1 for as many as fit')
   for axis, size in sizes.items():
     if size == -1:
       dealt = math.prod(sizes[other] for other in ROWS if other != axis)
