@@ -136,7 +136,7 @@ def test_what_does_not_divide_is_refused(packed):
       'batch_size: 8 rows do not divide into config.training.microbatches = 3',
     ),
     ({'parallel': {'data': 3}}, 'data: 3 devices do not divide the 8 rows of a batch'),
-    ({'parallel': {'data': 64}}, 'data: 64 devices are wanted, and 8 are here'),
+    ({'parallel': {'data': 64}}, 'data: 64 devices are wanted, 8 are here'),
     ({'parallel': {'data': 0}}, '0 is not a device count'),
     (
       {'training': {'microbatches': 4}, 'parallel': {'data': 4}},

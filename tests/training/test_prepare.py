@@ -147,7 +147,7 @@ def test_a_run_goes_on_with_fewer_devices(wanted, source, tmp_path, monkeypatch,
   here = jax.devices()[:2]
   monkeypatch.setattr(parallel.jax, 'devices', lambda: here)
   if wanted == 4:
-    with pytest.raises(UsageError, match='data: 4 devices are wanted, and 2 are here; use -1'):
+    with pytest.raises(UsageError, match='data: 4 devices are wanted, 2 are here; use -1'):
       train(config, tmp_path / 'new')
   longer = api.resume(half.path, 4)
   said = capsys.readouterr().err
