@@ -34,6 +34,7 @@ def dry_run(experiment, show=print):
   lines += [f'{name.replace("_", " "):<24}{value}' for name, value in experiment.dataset.facts.items()]
   lines += [
     f'{"devices":<24}{placement.describe_devices(prepared.program)}',
+    *([f'{"attention":<24}{prepared.attention.line}'] if prepared.attention is not None else []),
     f'{"a step":<24}{shapes_of(prepared.example)}',
     f'{"in all":<24}{steps:,} steps of {rows:,} rows{epochs_of(experiment)}',
     f'{"compiled in":<24}{seconds:.1f} s',
