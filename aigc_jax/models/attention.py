@@ -93,15 +93,23 @@ def flash(query, key, value, structure):
   Returns:
     [batch, heads, time, head_width].
   """
+  (batch, _, time, _), slots = query.shape, key.shape[2]
   lengths, window = structure.lengths, structure.window
+  if lengths is None and slots % 2 and not structure.causal:
+    lengths = jnp.full(batch, slots)  # so that nobody sees the slot that `even` adds
   mixed = jax.nn.dot_product_attention(
-    *(x.swapaxes(1, 2) for x in (query, key, value)),
+    *(even(x.swapaxes(1, 2)) for x in (query, key, value)),
     is_causal=structure.causal,
     key_value_seq_lengths=None if lengths is None else jnp.maximum(lengths, 1).astype(jnp.int32),
     local_window_size=None if window is None else (window - 1, 0),  # to the left and right of a token itself
     implementation='cudnn',
   )
-  return mixed.swapaxes(1, 2)
+  return mixed[:, :time].swapaxes(1, 2)
+
+
+def even(x):
+  """[batch, time, ...] with a token more where time is odd: jax hands cuDNN even lengths alone, whether it must or not."""
+  return jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) if x.shape[1] % 2 else x
 
 
 def write(held, new, index):

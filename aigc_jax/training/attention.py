@@ -4,6 +4,7 @@
 program is built from `settled`, where 'auto' has become one of the two.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -36,6 +37,8 @@ class Facts(NamedTuple):
   head_width: int
   key_value_heads: int
   tensor: int = 1  # devices along that axis, which deals out heads
+  rows: int = 1  # devices that the rows of one program are dealt out over
+  lengths: bool = False  # rows hold as many tokens as the batch says
   dropout: bool = False
   packed: bool = False  # rows hold several documents, each by itself
   prefix: bool = False  # tokens of a prefix see each other both ways
@@ -50,6 +53,7 @@ def facts_of(config, batch, devices):
     model.get('head_width') or model['width'] // model['heads'],
     config['training']['precision'],
   )
+  sizes = dict(zip(mesh.AXES, mesh.axis_sizes(config, len(devices), fewer=True), strict=True))
   cuda = device.platform in ('gpu', 'cuda') and 'cuda' in device.client.platform_version
   return Facts(
     platform='cuda' if cuda else {'gpu': 'rocm'}.get(device.platform, device.platform),
@@ -57,7 +61,9 @@ def facts_of(config, batch, devices):
     precision=precision,
     head_width=width,
     key_value_heads=heads,
-    tensor=mesh.axis_sizes(config, len(devices), fewer=True)[mesh.AXES.index('tensor')],
+    tensor=sizes['tensor'],
+    rows=1 if config['parallel']['mode'] == 'pmap' else math.prod(sizes[axis] for axis in mesh.ROWS),
+    lengths=model['name'] != 'transformer',
     dropout=model['dropout'] is not None,
     packed='segments' in batch,
     prefix=model.get('bidirectional_prefix', False),
@@ -124,6 +130,12 @@ def obstacle(facts):
       facts.key_value_heads % facts.tensor,
       f'{facts.key_value_heads} heads of keys and values do not divide among {facts.tensor} devices',
       f'choose --config.parallel.tensor that divides {facts.key_value_heads}',
+    ),
+    # jax deals out queries, keys and values alike, and leaves the lengths to chance: each device would read wrong ones.
+    (
+      facts.lengths and facts.rows > 1,
+      f'rows of different lengths are dealt out over {facts.rows} devices (jax deals out no lengths for cuDNN)',
+      'use --config.parallel.mode=pmap',
     ),
     (facts.refusal is not None, f'jax refuses it: {facts.refusal}', 'see its advice'),
   )
