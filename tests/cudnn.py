@@ -1,7 +1,7 @@
 """cuDNN's attention on CPUs: what jax hands to it, computed plainly by the meaning that cuDNN documents.
 
-The calls are checked, traced, differentiated, batched and dealt out over devices by jax's own code for them; only the two
-kernels, forward and backward, are put in. jax gives no public way to do so, hence its private modules here.
+The calls are checked, traced, differentiated, batched and dealt out over devices by jax's own code for them; only the
+two kernels, forward and backward, are put in. jax gives no public way to do so, hence its private modules here.
 """
 
 import contextlib
@@ -35,7 +35,9 @@ def attention(query, key, value, mask, scale):
   query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
   key, value = (jnp.repeat(x, groups, axis=2) for x in (key, value))
   scores = jnp.where(mask, jnp.einsum('btnh,bsnh->bnts', query, key) * scale, -jnp.inf)
-  return jnp.einsum('bnts,bsnh->btnh', jax.nn.softmax(scores), value).astype(dtype)  # NaN where nothing is seen
+  return jnp.einsum('bnts,bsnh->btnh', jax.nn.softmax(scores), value).astype(
+    dtype
+  )  # NaN where nothing is seen
 
 
 def described(arrays, settings):
@@ -65,5 +67,5 @@ def pretended():
   kernels = {calls._dot_product_attention_fwd_p: forward, calls._dot_product_attention_bwd_p: backward}
   for primitive, kernel in kernels.items():
     mlir.register_lowering(primitive, mlir.lower_fun(kernel, multiple_results=True), platform='cpu')
-  with mock.patch.object(calls, 'check_cudnn_version', lambda: VERSION):
+  with mock.patch.object(calls, 'check_cudnn_version', return_value=VERSION):
     yield

@@ -108,7 +108,7 @@ def flash(query, key, value, structure):
 
 
 def even(x):
-  """[batch, time, ...] with a token more where time is odd: jax hands cuDNN even lengths alone, whether it must or not."""
+  """[batch, time, heads, head_width], a token more where time is odd: jax refuses those, though cuDNN takes them."""
   return jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) if x.shape[1] % 2 else x
 
 
