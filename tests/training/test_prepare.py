@@ -300,6 +300,7 @@ def test_a_run_trained_by_cudnn_is_used_on_a_machine_without_it(averaged):
   moved.config = attention.attending(moved.config, 'cudnn')
   assert moved.evaluate()['loss'] == pytest.approx(averaged.metrics[-1]['validation/loss'])
   assert len(moved.generate('whale', max_new_tokens=2)) == 1
+  assert moved.model.attention == 'auto'  # that is by XLA, also where an encoder reads a whole text
 
 
 def test_flops_are_those_of_the_whole_step_however_it_is_run(source):
