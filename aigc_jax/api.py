@@ -16,7 +16,17 @@ from aigc_jax.errors import DataError, UsageError, listed, nearest
 from aigc_jax.generation import beam, fill, speculative, text
 from aigc_jax.generation import choices as writing
 from aigc_jax.task import State
-from aigc_jax.training import checkpoint, experiment, hooks, mesh, parallel, prepare, processes, profiling
+from aigc_jax.training import (
+  attention,
+  checkpoint,
+  experiment,
+  hooks,
+  mesh,
+  parallel,
+  prepare,
+  processes,
+  profiling,
+)
 from aigc_jax.training import dry_run as dry_runs
 from aigc_jax.training.console import Console
 from aigc_jax.training.optimizer import OptimizerConfig
@@ -186,7 +196,7 @@ class TrainedRun:
 
   @functools.cached_property
   def task(self):
-    return tasks.build(self.config)
+    return tasks.build(attention.portable(self.config))
 
   @property
   def facts(self):
@@ -195,7 +205,7 @@ class TrainedRun:
 
   @functools.cached_property
   def model(self):
-    return models.build(self.config['model'], self.config['training']['precision'])
+    return models.build(attention.portable(self.config)['model'], self.config['training']['precision'])
 
   @functools.cached_property
   def decoder(self):
@@ -379,7 +389,9 @@ class TrainedRun:
         self.facts.get('image_shape'),
       )
     tasks.complete(config, dataset)  # refuses fields that do not fit
-    program = parallel.make_parallel(config, tasks.build, mesh.choose_devices(config, fewer=True))
+    devices, batch = mesh.choose_devices(config, fewer=True), next(dataset.validation_batches(), {})
+    config, _ = attention.settled(attention.portable(config), batch, devices)
+    program = parallel.make_parallel(config, tasks.build, devices)
     floats = program.put_floats(floats_of(config))
     state = self.state_like(program, floats, dataset)
     state = jax.device_put(state, program.shardings(state))

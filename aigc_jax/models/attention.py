@@ -1,4 +1,8 @@
-"""Multi-head attention (Vaswani et al. 2017): grouped queries, rotary positions, windows, a key-value cache."""
+"""Multi-head attention (Vaswani et al. 2017): grouped queries, rotary positions, windows, a key-value cache.
+
+By XLA (`attend`), which takes any mask as an array, or by cuDNN's flash attention (`flash`), which takes those that a
+few numbers describe.
+"""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -8,12 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from aigc_jax.models.layers import Dense, Dropout, Norm
+from aigc_jax.models.masks import Structure
 
 
 class Where(NamedTuple):
   """Where a call's tokens stand, the same for every layer."""
 
-  mask: Any  # [batch or 1, 1, time, slots] bool: which slots a token attends to
+  mask: Any  # [batch or 1, 1, time or 1, slots] bool: which slots a token attends to; a Structure for `flash`
   rotation: (
     Any  # (cosine, sine), each [batch or 1, 1, time, head_width] float32; None without rotary positions
   )
@@ -61,7 +66,7 @@ def attend(query, key, value, mask, dropout=lambda weights: weights):
     query: [batch, heads, time, head_width].
     key, value: [batch, key_value_heads, slots, head_width], or the first two axes as one, as a cache has them; each
       serves heads / key_value_heads heads of queries.
-    mask: [batch or 1, 1, time, slots] bool.
+    mask: [batch or 1, 1, time or 1, slots] bool.
     dropout: applied to the attention weights.
 
   Returns:
@@ -75,6 +80,36 @@ def attend(query, key, value, mask, dropout=lambda weights: weights):
   weights = dropout(weights).astype(value.dtype)
   mixed = jnp.einsum('...ts,...sd->...td', weights.reshape(*rows, -1, slots), value)
   return mixed.reshape(batch, heads, time, head_width)
+
+
+def flash(query, key, value, structure):
+  """`attend` by cuDNN, which holds no [time, slots] array forward or backward (Dao et al. 2022); CUDA devices alone.
+
+  Args:
+    query: [batch, heads, time, head_width], bfloat16 or float16.
+    key, value: [batch, key_value_heads, slots, head_width], the same.
+    structure: of the mask. A row of length 0 sees its first slot, so that every token sees something.
+
+  Returns:
+    [batch, heads, time, head_width].
+  """
+  (batch, _, time, _), slots = query.shape, key.shape[2]
+  lengths, window = structure.lengths, structure.window
+  if lengths is None and slots % 2 and not structure.causal:
+    lengths = jnp.full(batch, slots)  # so that nobody sees the slot that `even` adds
+  mixed = jax.nn.dot_product_attention(
+    *(even(x.swapaxes(1, 2)) for x in (query, key, value)),
+    is_causal=structure.causal,
+    key_value_seq_lengths=None if lengths is None else jnp.maximum(lengths, 1).astype(jnp.int32),
+    local_window_size=None if window is None else (window - 1, 0),  # to the left and right of a token itself
+    implementation='cudnn',
+  )
+  return mixed[:, :time].swapaxes(1, 2)
+
+
+def even(x):
+  """[batch, time, heads, head_width], a token more where time is odd: jax refuses those, though cuDNN takes them."""
+  return jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) if x.shape[1] % 2 else x
 
 
 def write(held, new, index):
@@ -132,7 +167,8 @@ class Attention(nn.Module):
     return self.mix(self.queries(x, where.rotation), held, where.mask, train), cache
 
   def cross(self, x, held, mask, train=False):
-    """Attention of x [batch, time, width] over another text: `held` as `hold` gives it, mask [batch, 1, 1, source]."""
+    """Attention of x [batch, time, width] over another text: `held` as `hold` gives it, mask [batch, 1, 1, source] or
+    its Structure."""
     return self.mix(self.queries(x, None), held, mask, train)
 
   def hold(self, x):
@@ -152,5 +188,8 @@ class Attention(nn.Module):
     return key if turn is None else rotate(key, *turn), value
 
   def mix(self, query, held, mask, train):
-    mixed = attend(query, *held, mask, lambda weights: self.drop(weights, train))
+    if isinstance(mask, Structure):
+      mixed = flash(query, *held, mask)
+    else:
+      mixed = attend(query, *held, mask, lambda weights: self.drop(weights, train))
     return self.output(mixed.swapaxes(1, 2))

@@ -79,7 +79,7 @@ class Block(nn.Module):
       self.cross_attention, self.cross_attention_norm = self.make_attention(), self.make_norm()
 
   def __call__(self, x, where, cache=None, train=False, memory=None, memory_mask=None):
-    """[batch, time, width] -> (the same, cache). `memory`: what `hold` gave; memory_mask: [batch, 1, 1, source]."""
+    """[batch, time, width] -> (the same, cache). `memory`: what `hold` gave; memory_mask: as `cross`."""
     y, cache = self.attention(self.before(self.attention_norm, x), where, cache, train)
     x = self.after(self.attention_norm, x + self.drop(y, train))
     if self.crosses:
@@ -147,6 +147,15 @@ def residual_scale(model, parts):
   if how == 'normal':
     return model.init_scale
   return model.init_scale / math.sqrt(parts) if how == 'scaled' else 0.0
+
+
+def seen(model, structure, slots):
+  """The mask of a call as its blocks take it, made once for all of them: the Structure for cuDNN, an array for XLA.
+
+  cuDNN drops attention weights by random numbers of its own, so a model with dropout attends by XLA.
+  """
+  by_cudnn = model.attention == 'cudnn' and model.dropout is None
+  return structure if by_cudnn else structure.array(slots)
 
 
 def width_of_head(model):

@@ -19,7 +19,7 @@ class Memory(NamedTuple):
   """What a decoder keeps of the text that it is made from."""
 
   layers: Any  # per layer (keys, values), each [batch * key_value_heads, source, head_width]
-  mask: Any  # [batch, 1, 1, source] bool: False at padding
+  mask: Any  # [batch or 1, 1, 1, source] bool: False at padding; its Structure where cuDNN attends
 
 
 def empty(model, layers, batch_size, length):

@@ -1,12 +1,29 @@
 """Which slots a token attends to, True where it does. Every mask is made here, from lengths or segment numbers."""
 
+import dataclasses
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 
-def segments_of(lengths, time):
-  """[batch] -> [batch, time] int32: 1 where a row's tokens are, from the left, and 0 at its padding."""
-  return (jnp.arange(time) < lengths[:, None]).astype(jnp.int32)
+@partial(jax.tree_util.register_dataclass, data_fields=['lengths'], meta_fields=['causal', 'window'])
+@dataclasses.dataclass(frozen=True)
+class Structure:
+  """A mask by what it is made of, for attention that needs no array of it."""
+
+  causal: bool = False  # a token sees itself and what is before
+  window: int | None = None  # of a causal mask: tokens seen, itself included; None: all
+  lengths: Any = (
+    None  # [batch] int32: slots of each row, from the left, that hold something to see; None: all
+  )
+
+  def array(self, slots):
+    """[batch or 1, 1, time or 1, slots] bool; a causal mask has as many tokens as slots."""
+    places = jnp.arange(slots)[None]  # [1, slots]
+    mask = visible(places, places, self.window)[:, None] if self.causal else jnp.ones((1, 1, 1, slots), bool)
+    return mask if self.lengths is None else mask & (places < self.lengths[:, None])[:, None, None]
 
 
 def positions_in(segments):
@@ -29,5 +46,5 @@ def visible(query_positions, key_positions, window=None):
 
 
 def with_prefix(mask, lengths):
-  """A causal mask [batch or 1, time, slots] by which the first `lengths` [batch] tokens of a row are seen by all."""
-  return mask | (jnp.arange(mask.shape[-1]) < lengths[:, None])[:, None, :]
+  """A mask [batch or 1, 1, time, slots] by which the first `lengths` [batch] tokens of a row are seen by all, too."""
+  return mask | (jnp.arange(mask.shape[-1]) < lengths[:, None])[:, None, None, :]

@@ -62,6 +62,9 @@ class Transformer(nn.Module):
   logit_cap: Annotated[float, Positive] | None = None  # c: logits become c tanh(logits / c) (Gemma 2)
   bidirectional_prefix: bool = False  # tokens of a prefix see each other both ways (Raffel et al. 2020)
   remat: Literal['none', 'full', 'dots'] = 'none'  # what of a block the backward pass computes again
+  # cudnn: flash attention, where a call's mask has a structure; auto: as xla, but training puts cudnn in its place
+  # where that applies
+  attention: Literal['auto', 'xla', 'cudnn'] = 'auto'
   dtype: Any = jnp.float32  # of the computation; parameters and logits are float32
 
   def setup(self):
@@ -86,17 +89,24 @@ class Transformer(nn.Module):
     Returns:
       Logits [batch, time, vocabulary] float32.
     """
-    slots = jnp.arange(tokens.shape[1])[None]  # [1, time]
-    positions, mask = slots, masks.visible(slots, slots, self.window)
-    if self.bidirectional_prefix and prefix is not None:
-      mask = masks.with_prefix(mask, prefix)
-    if segments is not None:
-      mask, positions = mask & masks.same_segment(segments, segments), masks.positions_in(segments)
+    positions, mask = self.places(tokens.shape[1], segments, prefix if self.bidirectional_prefix else None)
     x = self.drop(self.embed(tokens, positions), train)
-    where = Where(mask[:, None], rotation_of(self, positions), None)
+    where = Where(mask, rotation_of(self, positions), None)
     for block in self.block:
       x, _ = block(x, where, None, train)
     return self.logits(x)
+
+  def places(self, time, segments, prefix):
+    """Positions [batch or 1, time] of a whole batch's tokens, and the mask as `blocks.seen` gives it."""
+    positions, structure = jnp.arange(time)[None], masks.Structure(causal=True, window=self.window)
+    if segments is None and prefix is None:
+      return positions, blocks.seen(self, structure, time)
+    mask = structure.array(time)  # what follows is no structure that cuDNN knows
+    if prefix is not None:
+      mask = masks.with_prefix(mask, prefix)
+    if segments is not None:
+      positions, mask = masks.positions_in(segments), mask & masks.same_segment(segments, segments)[:, None]
+    return positions, mask
 
   def decode(self, tokens, cache, mask=None):
     """Feeds more tokens after those in the cache.
@@ -182,6 +192,9 @@ class TransformerEncoder(nn.Module):
     'scaled'  # scaled: init_scale / sqrt(2 x layers), as in GPT-2
   )
   remat: Literal['none', 'full', 'dots'] = 'none'  # what of a block the backward pass computes again
+  # cudnn: flash attention, where a call's mask has a structure; auto: as xla, but training puts cudnn in its place
+  # where that applies
+  attention: Literal['auto', 'xla', 'cudnn'] = 'auto'
   dtype: Any = jnp.float32  # of the computation; parameters and logits are float32
 
   def setup(self):
@@ -223,12 +236,13 @@ class TransformerEncoder(nn.Module):
   def hidden(self, tokens, segments=None, lengths=None, token_types=None, train=False):
     """As `__call__`, but for the vectors that the last block gives [batch, time, width]."""
     if segments is None:
-      lengths = jnp.full(tokens.shape[0], tokens.shape[1]) if lengths is None else lengths
-      segments = masks.segments_of(lengths, tokens.shape[1])
-    positions = masks.positions_in(segments)
+      positions = jnp.arange(tokens.shape[1])[None]  # [1, time]
+      mask = blocks.seen(self, masks.Structure(lengths=lengths), tokens.shape[1])
+    else:
+      positions, mask = masks.positions_in(segments), masks.same_segment(segments, segments)[:, None]
     x = self.embed(tokens, positions, token_types)
     x = self.drop(self.embed_norm(x) if self.embedding_norm else x, train)
-    where = Where(masks.same_segment(segments, segments)[:, None], rotation_of(self, positions), None)
+    where = Where(mask, rotation_of(self, positions), None)
     for block in self.block:
       x, _ = block(x, where, None, train)
     return self.final_norm(x) if self.norm_position == 'pre' else x
@@ -267,6 +281,9 @@ class TransformerEncoderDecoder(nn.Module):
     'scaled'  # scaled: init_scale / sqrt(parts of all layers), as in GPT-2
   )
   remat: Literal['none', 'full', 'dots'] = 'none'  # what of a block the backward pass computes again
+  # cudnn: flash attention, where a call's mask has a structure; auto: as xla, but training puts cudnn in its place
+  # where that applies
+  attention: Literal['auto', 'xla', 'cudnn'] = 'auto'
   dtype: Any = jnp.float32  # of the computation; parameters and logits are float32
 
   def setup(self):
@@ -294,26 +311,30 @@ class TransformerEncoderDecoder(nn.Module):
     Returns:
       Logits of each next token of the target [batch, time, vocabulary] float32.
     """
-    lengths = jnp.full(sources.shape[0], sources.shape[1]) if lengths is None else lengths
-    memory = self.encode(sources, lengths, train)
+    memory = self.read(sources, masks.Structure(lengths=lengths), train)
     slots = jnp.arange(tokens.shape[1])[None]  # [1, time]
-    where = Where(masks.visible(slots, slots)[:, None], rotation_of(self, slots), None)
+    mask = blocks.seen(self, masks.Structure(causal=True), tokens.shape[1])
+    where = Where(mask, rotation_of(self, slots), None)
     x = self.drop(self.embed(tokens, slots), train)
     for block, held in zip(self.decoder_block, memory.layers, strict=True):
       x, _ = block(x, where, None, train, held, memory.mask)
     return self.logits(x)
 
   def encode(self, sources, lengths, train=False):
-    """Sources [batch, source] of `lengths` [batch] tokens -> Memory."""
-    segments = masks.segments_of(lengths, sources.shape[1])
+    """Sources [batch, source] of `lengths` [batch] tokens -> Memory, for targets that are written step by step."""
+    structure = masks.Structure(lengths=lengths)
+    return self.read(sources, structure, train)._replace(mask=structure.array(sources.shape[1]))
+
+  def read(self, sources, structure, train):
+    """As `encode`, for whole targets: its mask is as `blocks.seen` gives it."""
+    mask = blocks.seen(self, structure, sources.shape[1])
     slots = jnp.arange(sources.shape[1])[None]  # [1, source]
-    where = Where(masks.same_segment(segments, segments)[:, None], rotation_of(self, slots), None)
+    where = Where(mask, rotation_of(self, slots), None)
     embed = self.embed if self.source_vocabulary_size is None else self.source_embed
     x = self.drop(embed(sources, slots), train)
     for block in self.encoder_block:
       x, _ = block(x, where, None, train)
     x = self.encoder_norm(x) if self.norm_position == 'pre' else x
-    mask = (segments > 0)[:, None, None]
     return caches.Memory(tuple(block.hold(x) for block in self.decoder_block), mask)
 
   def decode(self, tokens, cache, mask, memory):

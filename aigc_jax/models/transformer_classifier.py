@@ -36,6 +36,9 @@ class TransformerClassifier(nn.Module):
   bias: bool = True
   dropout: Annotated[float, Fraction] | None = None
   init_scale: Annotated[float, NonNegative] = 0.02  # standard deviation of the initial weights
+  # cudnn: flash attention, where a call's mask has a structure; auto: as xla, but training puts cudnn in its place
+  # where that applies
+  attention: Literal['auto', 'xla', 'cudnn'] = 'auto'
   dtype: Any = jnp.float32  # of the computation; parameters and logits are float32
 
   def setup(self):
@@ -58,15 +61,15 @@ class TransformerClassifier(nn.Module):
     """
     time = inputs.shape[1]
     lengths = jnp.full(inputs.shape[0], time) if lengths is None else lengths
-    segments, slots = masks.segments_of(lengths, time), jnp.arange(time)[None]  # [batch, time], [1, time]
+    slots = jnp.arange(time)[None]  # [1, time]
     turned = None
     if self.positions == 'rotary':
       turned = rotation(slots, self.width // self.heads, self.rotary_base)
-    where = Where(masks.same_segment(segments, segments)[:, None], turned, None)
+    where = Where(blocks.seen(self, masks.Structure(lengths=lengths), time), turned, None)
     x = self.drop(self.embed(inputs, slots), train)
     for block in self.block:
       x, _ = block(x, where, None, train)
-    x = jnp.where(segments[..., None] > 0, self.final_norm(x).astype(jnp.float32), 0)
+    x = jnp.where((slots < lengths[:, None])[..., None], self.final_norm(x).astype(jnp.float32), 0)
     pooled = x.sum(axis=1) / jnp.maximum(lengths[:, None], 1)
     return self.head(pooled).astype(jnp.float32)
 

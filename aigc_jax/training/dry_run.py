@@ -75,6 +75,7 @@ def plan(experiment, prepared, batch, shapes):
   rows, steps = config['data']['batch_size'], config['training']['steps']
   return [
     ('devices', f'{placement.describe_devices(prepared.program)} ({config["parallel"]["mode"]})'),
+    *([('attention', prepared.attention.line)] if prepared.attention is not None else []),
     ('a step', shapes_of(batch) + (f', the largest of {shapes} shapes' if shapes > 1 else '')),
     ('in all', f'{steps:,} steps of {rows:,} rows{epochs_of(experiment)}'),
   ]

@@ -146,6 +146,8 @@ def announce(experiment, prepared, folder, console, start):
     f'model: {config["model"]["name"]}, {sum(leaf.size for leaf in leaves):,} parameters; '
     f'devices: {placement.describe_devices(prepared.program)} ({config["parallel"]["mode"]})'
   )
+  if prepared.attention is not None:
+    console.say(f'attention: {prepared.attention.line}')
   for line in [*placement.notes_on(prepared, config), *notes_on(config)]:
     console.say(line)
   if start:

@@ -7,7 +7,7 @@ import jax
 from aigc_jax import tasks
 from aigc_jax.config import floats_of
 from aigc_jax.task import RESIDENT
-from aigc_jax.training import checkpoint, mesh, parallel, processes
+from aigc_jax.training import attention, checkpoint, mesh, parallel, processes
 
 
 class Prepared(NamedTuple):
@@ -19,18 +19,19 @@ class Prepared(NamedTuple):
   example: Any  # the first batch: all its rows on the host, and a data set that lives on the devices there
   resident: Any  # that data set, as every batch has it: {'resident': arrays} or {}
   target: Any  # State of ShapeDtypeStruct with shardings
+  attention: attention.Choice | None  # None: its model does not attend
 
 
 def place(experiment):
-  config = experiment.config
-  program = parallel.make_parallel(config, tasks.build, experiment.devices)
-  floats = program.put_floats(floats_of(config))
-  key = program.put_key(config['seed'])
+  batch, devices = experiment.dataset.train_batch(0), experiment.devices
+  config, choice = attention.settled(experiment.config, batch, devices)
+  program = parallel.make_parallel(config, tasks.build, devices)
+  floats, key = program.put_floats(floats_of(config)), program.put_key(config['seed'])
   resident = program.put_resident(experiment.dataset.resident)
-  example = experiment.dataset.train_batch(0) | resident
+  example = batch | resident
   shapes = jax.eval_shape(program.init, floats, key, example)
   target = jax.tree.map(lambda leaf, where: leaf.update(sharding=where), shapes, program.shardings(shapes))
-  return Prepared(program, floats, key, example, resident, target)
+  return Prepared(program, floats, key, example, resident, target, choice)
 
 
 def batch_on_devices(prepared, dataset, step):
@@ -77,10 +78,11 @@ def step_function(prepared, compiled):
 
 def flops_of(lowered, experiment, prepared):
   """Floating-point operations of a step on all devices together, as XLA counts them, or None."""
-  config = experiment.config
+  config = attention.attending(experiment.config, 'xla')
   training, places = config['training'], config['parallel']
-  # XLA counts a loop's body and one device's part once.
-  if training['microbatches'] > 1 or places['mode'] == 'pmap':
+  # XLA counts a loop's body and one device's part once, and what cuDNN does not at all.
+  by_cudnn = prepared.attention is not None and prepared.attention.implementation == 'cudnn'
+  if training['microbatches'] > 1 or places['mode'] == 'pmap' or by_cudnn:
     whole = {'training': training | {'microbatches': 1}, 'parallel': places | {'mode': 'mesh'}}
     program = parallel.make_parallel(config | whole, tasks.build, experiment.devices)
     lowered = lower_step(prepared._replace(program=program))

@@ -11,7 +11,7 @@ from aigc_jax.config import floats_of
 from aigc_jax.data import image_codes, tokenizers
 from aigc_jax.errors import DataError, UsageError, listed, nearest
 from aigc_jax.task import Task
-from aigc_jax.training import checkpoint, mesh, optimizer, step
+from aigc_jax.training import attention, checkpoint, mesh, optimizer, step
 
 FACTS = 'data.json'  # in the run folder: what the data was when the run began
 TOKENIZER = 'tokenizer.json'
@@ -78,7 +78,8 @@ def prepare(config, folder=None):
   if folder is not None:
     check_same_data(folder, dataset)
   config = tasks.complete(config, dataset)
-  task = tasks.build(config)
+  attention.settled(config, dataset.example(), devices)
+  task = tasks.build(attention.portable(config))
   step.check(config, task)
   check_by_shapes(config, dataset, task, initial)
   return Experiment(config, dataset, task, devices)

@@ -215,7 +215,11 @@ def make_evaluate(config, builder, axis):
 
 
 def lanes(program, shared_batch=True):
-  """The Program over a leading lane axis of floats, keys and states; frozen parameters are shared by the lanes."""
+  """The Program over a leading lane axis of floats, keys and states; frozen parameters are shared by the lanes.
+
+  It attends by XLA, unless it was made with 'cudnn' as `config.model.attention`, which is for models that read no
+  lengths: under vmap jax hands cuDNN none that lanes share.
+  """
   state, batch = State(0, 0, None, 0, 0, 0, 0), None if shared_batch else 0
   return Program(
     jax.vmap(program.init, in_axes=(0, 0, batch)),

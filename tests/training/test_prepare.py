@@ -11,7 +11,7 @@ import pytest
 from aigc_jax import api, run
 from aigc_jax.config import SECTIONS
 from aigc_jax.errors import DataError, StorageError, UsageError
-from aigc_jax.training import checkpoint, hooks, optimizer, parallel, placement, prepare
+from aigc_jax.training import attention, checkpoint, hooks, optimizer, parallel, placement, prepare
 from tests import tiny
 from tests.tiny import train
 
@@ -284,6 +284,23 @@ def test_the_dry_run_shows_frozen_parameters(source, capsys):
     next(x for x in first.splitlines() if x.startswith(f'{word} ')).split()[-1].replace(',', '')
   )
   assert numbers('all') > numbers('trained') > 0
+
+
+def test_a_run_and_a_dry_run_say_how_they_attend(averaged, source, capsys):
+  log = (averaged.path / 'log.txt').read_text(encoding='utf-8')
+  assert log.count('attention: XLA, since the devices are CPUs') == log.count('attention') == 1
+  kept = json.loads((averaged.path / 'config.json').read_text(encoding='utf-8'))
+  assert kept['model']['attention'] == 'auto'  # for the run may go on elsewhere
+  api.dry_run(tiny.config(source, training={'freeze': 'embed'}))
+  assert 'attention               XLA, since the devices are CPUs' in capsys.readouterr().out.splitlines()
+
+
+def test_a_run_trained_by_cudnn_is_used_on_a_machine_without_it(averaged):
+  moved = api.load_run(averaged.path)
+  moved.config = attention.attending(moved.config, 'cudnn')
+  assert moved.evaluate()['loss'] == pytest.approx(averaged.metrics[-1]['validation/loss'])
+  assert len(moved.generate('whale', max_new_tokens=2)) == 1
+  assert moved.model.attention == 'auto'  # that is by XLA, also where an encoder reads a whole text
 
 
 def test_flops_are_those_of_the_whole_step_however_it_is_run(source):
