@@ -123,7 +123,7 @@ def gather(mesh, dtype, params):
     path = joined(path)
     dealt = NamedSharding(mesh, spec_of(path, array.shape, mesh))
     whole = NamedSharding(mesh, P(*tensor_spec(path, array.shape, mesh)))
-    if dealt.spec == whole.spec:
+    if 'fsdp' not in dealt.spec:
       return array
     return checkpoint_name(gathered(array.astype(dtype) if array.ndim > 1 else array, dealt, whole), WHOLE)
 

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from aigc_jax.training import checkpoint, collectives, placement
+from aigc_jax.training import checkpoint, collectives, placement, sharding
 from aigc_jax.training.parallel import make_parallel
 from tests import equality, tiny
 from tests.training.test_rehearsal import toy_config
@@ -84,6 +84,26 @@ def test_fsdp_gathers_parameters_twice_at_most_and_scatters_gradients(step_on):
     assert gathered.count(size) <= 2 * sum(p.size == size for p in params.values())
 
 
+def test_fsdp_forgets_matrices_after_the_forward_pass(step_on):
+  exchanged, params = step_on('fsdp')
+  gathered = sizes(exchanged, 'all-gather')
+  up = params['block_0/mlp/up/kernel']
+  alike = sum(p.size == up.size for p in params.values())
+  assert gathered.count(up.size) == 2 * alike  # the backward pass gathers them anew
+
+
+def test_fsdp_gathers_matrices_in_the_dtype_of_the_computation():
+  mesh = jax.make_mesh((1, 8, 1), ('data', 'fsdp', 'tensor'), axis_types=(AxisType.Auto,) * 3)
+  params = {'kernel': jnp.ones((8, 16)), 'scale': jnp.ones(16), 'odd': jnp.ones((3, 5))}
+  found = jax.eval_shape(lambda params: sharding.gather(mesh, jnp.bfloat16, params), params)
+  # what does not divide is not gathered
+  assert {name: leaf.dtype.name for name, leaf in found.items()} == {
+    'kernel': 'bfloat16',
+    'scale': 'float32',
+    'odd': 'float32',
+  }
+
+
 def test_tensor_parallelism_sums_activations_and_gathers_nothing(step_on):
   exchanged, _ = step_on('tensor')
   assert {c.kind for c in exchanged} == {'all-reduce'}
@@ -96,7 +116,7 @@ def test_tensor_parallelism_sums_activations_and_gathers_nothing(step_on):
   assert len(large) == 3 + 1 + 3 + 2
 
 
-@pytest.mark.parametrize('layout', ['data', 'fsdp', 'tensor', 'mixed'])
+@pytest.mark.parametrize('layout', ['data', 'fsdp', 'tensor', pytest.param('mixed', marks=pytest.mark.slow)])
 def test_moments_and_the_average_never_move(step_on, layout):
   exchanged, _ = step_on(layout)
   # What the loss and its gradient do is named after JAX's transformations; the optimizer's work is not.
@@ -104,13 +124,19 @@ def test_moments_and_the_average_never_move(step_on, layout):
   assert sizes(others, *collectives.KINDS) == []
 
 
+def step_of(toy, axes, batch, held=None):
+  """(collectives of a toy's train step on 8 devices, its State of shapes); nothing is run."""
+  program = make_parallel(toy_config('bandit', parallel=axes), toy, jax.devices())
+  batch = program.put_batch(batch) | program.put_resident(held)
+  floats = program.put_floats({})
+  shapes = jax.eval_shape(program.init, floats, jax.random.key(0), batch)
+  state = jax.tree.map(lambda leaf, where: leaf.update(sharding=where), shapes, program.shardings(shapes))
+  return collectives.find(program.step.lower(floats, state, batch).compile()), state
+
+
 @pytest.mark.parametrize('axes', [{'data': 8}, {'data': 2, 'fsdp': 4}])
 def test_a_resident_data_set_is_never_exchanged(axes):
-  program = make_parallel(toy_config('variational', parallel=axes), gathering, jax.devices())
-  whole = program.put_resident(resident())
-  rows = {'rows': ROWS, 'mask': batch_at(0)['mask']}
-  state = program.init({}, jax.random.key(0), rows | whole)
-  exchanged = collectives.find(program.step.lower({}, state, program.put_batch(rows) | whole).compile())
+  exchanged, state = step_of(gathering, axes, {'rows': ROWS, 'mask': batch_at(0)['mask']}, resident())
   largest = max(leaf.size for leaf in jax.tree.leaves(state.params))
   assert exchanged
   assert max(math.prod(shape) for c in exchanged for shape in c.shapes) <= largest
@@ -118,10 +144,7 @@ def test_a_resident_data_set_is_never_exchanged(axes):
 
 @pytest.mark.parametrize('axes', [{'data': 8}, {'data': 2, 'fsdp': 4}])
 def test_rows_that_live_on_the_devices_are_never_gathered(axes):
-  program = make_parallel(toy_config('bandit', parallel=axes), TOYS['bandit'], jax.devices())
-  floats = program.put_floats({})
-  state = program.init(floats, jax.random.key(0), batch_at(0))
-  exchanged = collectives.find(program.step.lower(floats, state, program.put_batch(batch_at(0))).compile())
+  exchanged, state = step_of(TOYS['bandit'], axes, batch_at(0))
   world = state.extra['world']
   assert world.sharding.shard_shape(world.shape)[0] == len(world) // 8
   assert not any(shape[:1] == (len(world),) for c in exchanged for shape in c.shapes)
