@@ -18,7 +18,7 @@ BYTES |= {'f16': 2, 'bf16': 2, 's4': 0.5, 'u4': 0.5}  # others: 4, but 8 bits of
 HEAD = re.compile(r'^(?:ENTRY )?%?([\w.-]+) .*\{$')
 INSTRUCTION = re.compile(r'^\s+(ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$')
 ARRAY = re.compile(r'\b([a-z]+\d*\w*)\[([\d,]*)\]')
-CALLED = re.compile(r'(?:calls|to_apply|body|condition|branch_computations)=\{?((?:%?[\w.-]+(?:, )?)+)\}?')
+CALLED = re.compile(r'(?:calls|to_apply|body|condition|\w+_computations?)=(\{[^}]*\}|%?[\w.-]+)')
 
 
 class Collective(NamedTuple):
@@ -55,9 +55,10 @@ def find(compiled):
   text = compiled if isinstance(compiled, str) else compiled.as_text()
   found = []
   programs, entry = computations(text)
+  counts = re.findall(r'num_(?:partitions|replicas)=(\d+)', text.split('\n', 1)[0])
   for name, times in runs_of(programs, entry).items():
     for instruction in programs[name]:
-      devices = group_size(instruction.rest)
+      devices = group_size(instruction.rest, math.prod(map(int, counts)))
       if instruction.operation.removesuffix('-start') not in KINDS or devices == 1:
         continue
       parts = defaultdict(list)  # kind -> [(dtype, shape)], since XLA joins many sums into one exchange
@@ -142,9 +143,11 @@ def arrays_of(instruction):
 
 
 def describe(kind, instruction, arrays, devices, times):
-  total = sum(width(dtype) * math.prod(shape) for dtype, shape in arrays)
   if instruction.operation.startswith('reduce-scatter'):  # what is left of it
-    total *= devices
+    axis = int(re.search(r'dimensions=\{(\d+)\}', instruction.rest)[1])
+    whole = lambda shape: (*shape[:axis], shape[axis] * devices, *shape[axis + 1 :])
+    arrays = [(dtype, whole(shape)) for dtype, shape in arrays]
+  total = sum(width(dtype) * math.prod(shape) for dtype, shape in arrays)
   source = re.search(r'op_name="([^"]*)"', instruction.rest)
   shapes = tuple(shape for _, shape in arrays)
   return Collective(kind, shapes, total, devices, times, source[1] if source else '')
@@ -154,20 +157,19 @@ def width(dtype):
   return BYTES.get(dtype, 1 if dtype.startswith('f8') else 4)
 
 
-def group_size(rest):
-  """How many devices exchange with each other."""
+def group_size(rest, everyone):
+  """How many devices exchange with each other; `everyone` where no groups are named."""
   if listed := re.search(r'replica_groups=\{\{([\d,]*)\}', rest):
     return listed[1].count(',') + 1
   if shaped := re.search(r'replica_groups=\[(\d+),(\d+)\]', rest):
     return int(shaped[2])
-  if meshed := re.search(r'replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}', rest):
-    sizes = dict(part.split('=') for part in re.sub(r"[' ]", '', meshed[1]).split(','))
-    return math.prod(
-      int(sizes[axis.split(':')[0]]) for axis in re.sub(r"[' ]", '', meshed[2]).split(',') if axis
-    )
+  if meshed := re.search(r'replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}', rest):
+    sizes = dict(re.findall(r"'([^']+)'=(\d+)", meshed[1]))
+    axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", meshed[2])  # whole, or of a part of it its size
+    return math.prod(int(part or sizes[axis]) for axis, part in axes)
   if pairs := re.search(r'source_target_pairs=\{(.*?)\}\}', rest):
     return 2 if pairs[1] else 1
-  return 2
+  return everyone
 
 
 def table(collectives, size=lambda number: f'{number:,.0f}'):

@@ -85,7 +85,8 @@ def make_parallel(config, build_task, devices):
   mesh = make_mesh(config, devices)
   layout, by_devices = build_task(config).layout, config['parallel']['mode'] == 'pmap'
   shardings = partial(sharding.of_state, mesh, layout)
-  build = lambda config: sharding.gathering(build_task(config), mesh)
+  dtype = jnp.dtype(config['training']['precision'])
+  build = lambda config: sharding.gathering(build_task(config), mesh, dtype)
   program = make_program(config, build)
   if by_devices:
     specs, inner = state_specs(layout), make_program(config, build, 'data')

@@ -30,8 +30,9 @@ TENSOR = (
   (r'head/kernel', (None, 'tensor')),  # [width, vocabulary]
   (r'(head|masked_head)/bias', ('tensor',)),
 )
-# The name under which gathered parameters are forgotten, and gathered anew, by the backward pass.
+# The name of gathered parameters, and what makes nothing of them but another form. The backward pass makes these anew.
 WHOLE = 'whole'
+FORMS = ('sharding_constraint', 'convert_element_type', 'reshape', 'transpose')
 
 
 def tensor_spec(path, shape, mesh):
@@ -86,6 +87,12 @@ def of_state(mesh, layout, state):
   )
 
 
+def lay_in_turn(array, *shardings):
+  for sharding in shardings:
+    array = jax.lax.with_sharding_constraint(array, sharding)
+  return array
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def gathered(array, dealt, whole):
   """An array that lies as `dealt` says, laid as `whole` says; its gradient is dealt out again as it is summed.
@@ -93,43 +100,55 @@ def gathered(array, dealt, whole):
   Left to itself the partitioner may keep the weights where they are and move the activations instead, which costs
   more as soon as the batch is large; and it would sum whole gradients on every device.
   """
-  del dealt
-  return jax.lax.with_sharding_constraint(array, whole)
+  # Dealt first, or what made the array (a cast to bfloat16) would be done to all of it, after it was sent.
+  return lay_in_turn(array, dealt, whole)
 
 
 def deal_out(dealt, whole, _, gradient):
   # Whole first, or a table of symbols would have its rows' gradients moved from device to device before they are added.
-  return (jax.lax.with_sharding_constraint(jax.lax.with_sharding_constraint(gradient, whole), dealt),)
+  return (lay_in_turn(gradient, whole, dealt),)
 
 
-gathered.defvjp(lambda array, dealt, whole: (jax.lax.with_sharding_constraint(array, whole), None), deal_out)
+gathered.defvjp(lambda array, dealt, whole: (lay_in_turn(array, dealt, whole), None), deal_out)
 
 
-def gather(mesh, params):
-  """Parameters as their users need them: whole but for the part along `tensor`."""
+def gather(mesh, dtype, params):
+  """Parameters as their users need them: whole but for the part along `tensor`, matrices in `dtype`.
+
+  Models cast matrices to the dtype of the computation before all else. Cast here they are half as long on their way,
+  and so are their gradients, whose sum XLA makes a reduce-scatter only where nothing lies between it and its parts.
+  """
 
   def one(path, array):
     path = joined(path)
     dealt = NamedSharding(mesh, spec_of(path, array.shape, mesh))
     whole = NamedSharding(mesh, P(*tensor_spec(path, array.shape, mesh)))
-    return array if dealt.spec == whole.spec else checkpoint_name(gathered(array, dealt, whole), WHOLE)
+    if 'fsdp' not in dealt.spec:
+      return array
+    return checkpoint_name(gathered(array.astype(dtype) if array.ndim > 1 else array, dealt, whole), WHOLE)
 
   return jax.tree_util.tree_map_with_path(one, params)
 
 
-def gathering(task, mesh):
-  """The Task, each function of which gathers the parameters that it is given.
+def kept(primitive, *_, **params):
+  """Whether the backward pass finds a value as the forward pass made it."""
+  # What JAX has for this, save_anything_except_these_names, saves those too (0.10).
+  return primitive.name not in FORMS and params.get('name') != WHOLE
+
+
+def gathering(task, mesh, dtype):
+  """The Task, each function of which gathers the parameters that it is given, matrices in `dtype`.
 
   Those of the forward pass are forgotten when it ends, and gathered anew by the backward pass.
   """
   if mesh.shape['fsdp'] == 1:
     return task
-  keep_others = jax.checkpoint_policies.save_anything_except_these_names(WHOLE)
+  whole = partial(gather, mesh, dtype)
 
   def loss(params, extra, batch, context):
-    whole = lambda params: task.loss(gather(mesh, params), extra, batch, context)
-    return jax.checkpoint(whole, policy=keep_others)(params) if context.train else whole(params)
+    of_whole = lambda params: task.loss(whole(params), extra, batch, context)
+    return jax.checkpoint(of_whole, policy=kept)(params) if context.train else of_whole(params)
 
-  gathers = lambda function: lambda params, *rest: function(gather(mesh, params), *rest)
+  gathers = lambda function: lambda params, *rest: function(whole(params), *rest)
   evaluate = None if task.evaluate is None else gathers(task.evaluate)
   return task._replace(loss=loss, collect=gathers(task.collect), evaluate=evaluate)
