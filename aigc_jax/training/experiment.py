@@ -232,6 +232,7 @@ def ready(here, state, began):
   compile_ended = time.perf_counter()
   if state is None:
     state = first_state(here.prepared, here.experiment.config, here.console)
+  processes.wait_for_all('ready')  # on CPUs, devices that exchange for the first time wait 30 s for each other
   programs = f' {len(compiled)} programs, one for each shape of a batch,' if len(compiled) > 1 else ''
   here.console.say(
     f'compiled{programs} in {compile_ended - compile_began:.1f} s; first step {time.perf_counter() - began:.1f} s '

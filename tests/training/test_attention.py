@@ -64,7 +64,7 @@ def test_the_choice_follows_from_the_facts(case):
 
 def gpu(capability='9.0'):
   platform = SimpleNamespace(platform_version='PJRT C API\ncuda 12090')
-  return SimpleNamespace(platform='gpu', client=platform, compute_capability=capability)
+  return SimpleNamespace(platform='gpu', client=platform, compute_capability=capability, process_index=0)
 
 
 def prepared_config(source, precision='bfloat16', **sections):
