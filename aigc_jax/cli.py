@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 
-from aigc_jax import cli_distributed, cli_generate
+from aigc_jax import cli_distributed, cli_generate, files
 from aigc_jax.errors import AigcError, UsageError
 
 BEGAN = time.perf_counter()  # when the command was typed, but for Python's own start
@@ -180,7 +180,7 @@ def detect(options):
   known = api.load_run(options.run).tokenizer
   if known is None:
     raise UsageError(f'{options.run}: has no tokenizer, so it writes no text')
-  tokens = known.target.encode('\n'.join(api.read_prompts(options.text_file)))
+  tokens = known.target.encode('\n'.join(files.read_lines(options.text_file)))
   found = watermark.detect(tokens, known.vocabulary_size, options.watermark, options.watermark_fraction)
   print(
     f'z-score {found.z_score:.2f}, p-value {found.p_value:.3g}: {found.green} of {found.counted} tokens are green, '

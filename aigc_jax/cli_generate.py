@@ -3,6 +3,7 @@
 import json
 import sys
 
+from aigc_jax import files
 from aigc_jax.errors import UsageError
 
 STRATEGIES = ('greedy', 'sample', 'top_k', 'top_p', 'min_p', 'beam')
@@ -85,8 +86,6 @@ def generate(options):
 
 
 def draw(run, options):
-  from aigc_jax import files
-
   picture = run.draw(
     16 if options.num is None else options.num,
     label=options.label,
@@ -99,11 +98,9 @@ def draw(run, options):
 
 
 def write(run, options):
-  from aigc_jax import api
-
   prompts = list(options.prompt or [])
   if options.prompt_file:
-    prompts += api.read_prompts(options.prompt_file)
+    prompts += files.read_lines(options.prompt_file)
   prompts = prompts or ['']
   streams = not (options.json or run.task.answers or options.strategy == 'beam' or options.draft)
   writer = TextWriter(prompts[0]) if streams else None
@@ -119,7 +116,6 @@ def write(run, options):
   else:
     print(together(completions, run.task.answers))
   if options.picture:
-    from aigc_jax import files
     from aigc_jax.generation import picture
 
     files.write_image(options.picture, picture.draw(completions[0], run.tokenizer.target))
@@ -152,13 +148,11 @@ def together(completions, answers):
 
 def settings_of(options):
   """{name: value} of what was given, for `generate` of a trained run."""
-  from aigc_jax import api
-
   names = ('num', 'max_new_tokens', 'strategy', 'seed', *NUMBERS, *LISTS)
   given = {name: getattr(options, name) for name in names}
   given['early_stopping'] = EARLY_STOPPING.get(options.early_stopping)
   if options.allow_file:
-    given['allow'] = [*(given['allow'] or []), *api.read_prompts(options.allow_file)]
+    given['allow'] = [*(given['allow'] or []), *files.read_lines(options.allow_file)]
   return {name: value for name, value in given.items() if value is not None}
 
 

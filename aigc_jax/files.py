@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 
-from aigc_jax.errors import StorageError, UsageError
+from aigc_jax.errors import DataError, StorageError, UsageError
 
 
 @contextlib.contextmanager
@@ -52,6 +52,19 @@ def read_json(path):
     raise UsageError(f'{path}: no such file; a run folder has one') from error
   except (OSError, ValueError) as error:
     raise StorageError(f'{path}: cannot be read: {error}') from error
+
+
+def read_lines(path):
+  """The lines of a UTF-8 file. Raises DataError."""
+  try:
+    lines = pathlib.Path(path).read_text(encoding='utf-8-sig').removesuffix('\n').split('\n')
+  except OSError as error:
+    raise DataError(f'{path}: cannot be read: {error.strerror}') from error
+  except UnicodeDecodeError as error:
+    raise DataError(f'{path}: is not UTF-8 at byte {error.start}; save it as UTF-8') from error
+  if lines == ['']:
+    raise DataError(f'{path}: is empty; it takes one prompt a line')
+  return lines
 
 
 def sha256_of(path):

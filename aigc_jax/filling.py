@@ -2,6 +2,7 @@
 
 import json
 
+from aigc_jax import files
 from aigc_jax.errors import UsageError
 
 CHOICES = (
@@ -25,14 +26,12 @@ def refuse_masks(run, options):
 
 def write(run, options):
   """Prints prompts filled in, and a line for each candidate: mask, rank, probability, token. `--num` of each mask."""
-  from aigc_jax import api
-
   for name in CHOICES:
     if getattr(options, name) is not None:
       raise UsageError(f'--{name}: {run.path} fills in masks and draws nothing, so it means nothing here')
   prompts = list(options.prompt or [])
   if options.prompt_file:
-    prompts += api.read_prompts(options.prompt_file)
+    prompts += files.read_lines(options.prompt_file)
   if not prompts:
     raise UsageError(f'--prompt: {run.path} fills in masks; give a text with {MASK} in it')
   for filled in run.fill(prompts, candidates=5 if options.num is None else options.num):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aigc_jax import files, run
+from aigc_jax import files, memory, run
 from aigc_jax.data import cache
 from aigc_jax.errors import AigcError, DataError, Interrupted, StorageError, UsageError
 from aigc_jax.training import checkpoint, hooks, memory_use, optimizer, placement, processes, profiling, step
@@ -22,8 +22,12 @@ from aigc_jax.training.prepare import FACTS, TOKENIZER, find_initial, notes_on
 EXTENSIBLE = ('training.steps',)  # what may differ when a run is made longer
 
 
-def use_compile_cache():
-  """Keeps compiled programs between processes, unless the user has set up JAX's cache already."""
+def set_up():
+  """What every verb that computes begins with: how this process keeps memory, and compiled programs between processes.
+
+  A user's own setting of JAX's cache stays.
+  """
+  memory.keep_freed_memory()
   if jax.config.jax_compilation_cache_dir is None:
     jax.config.update('jax_compilation_cache_dir', str(cache.default_folder() / 'xla'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
@@ -232,7 +236,9 @@ def ready(here, state, began):
   compile_ended = time.perf_counter()
   if state is None:
     state = first_state(here.prepared, here.experiment.config, here.console)
-  processes.wait_for_all('ready')  # on CPUs, devices that exchange for the first time wait 30 s for each other
+  processes.wait_for_all(
+    'ready'
+  )  # on CPUs, devices that exchange for the first time wait 30 s for each other
   programs = f' {len(compiled)} programs, one for each shape of a batch,' if len(compiled) > 1 else ''
   here.console.say(
     f'compiled{programs} in {compile_ended - compile_began:.1f} s; first step {time.perf_counter() - began:.1f} s '

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aigc_jax import api, models
+from aigc_jax import api, data, models
 from aigc_jax.data import image_codes
 from aigc_jax.errors import UsageError
 from aigc_jax.generation import decode
@@ -111,7 +111,7 @@ def drawn(monkeypatch, tokenizer, number, label=None):
     return seen[-1]
 
   monkeypatch.setattr(decode, 'generate', spy)
-  known = api.data.Dataset(tokenizer, None, None, 0, {'class_names': ['0', '1', '2']})
+  known = data.Dataset(tokenizer, None, None, 0, {'class_names': ['0', '1', '2']})
   picture = image_language.draw(stubborn(), 1.0, {}, {}, known, jax.random.key(0), number, label)
   (made,) = seen
   return made.tokens, picture
