@@ -5,6 +5,7 @@ for GPUs needs no GPU, but JAX's plugin: `uv run --with jax-cuda12-plugin==VERSI
 """
 
 import os
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from aigc_jax import api, tasks
 from aigc_jax.config import floats_of
 from aigc_jax.training import mesh, parallel, prepare
 
+GPT2 = pathlib.Path(__file__).parents[1] / 'configs' / 'transformer_lm.py'
 # What XLA asks a device for, as NVIDIA gives it for the H100 SXM of 80 GB.
 H100 = {
   'threads_per_block_limit': 1024,
@@ -64,7 +66,7 @@ def h100s(count):
 
 def resolved(model, rows, layout, precision):
   """The complete config of GPT-2's recipe for a model (fields of config.model) on a layout {axis: size}."""
-  config = api.read_config('configs/transformer_lm.py:gpt2')
+  config = api.read_config(f'{GPT2}:gpt2')
   axes = {'data': 1, 'fsdp': 1, 'tensor': 1} | layout
   return prepare.fill_in(
     config
