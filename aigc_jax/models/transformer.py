@@ -86,6 +86,10 @@ class Transformer(nn.Module):
     Returns:
       Logits [batch, time, vocabulary] float32.
     """
+    return self.logits(self.hidden(tokens, segments=segments, prefix=prefix, train=train))
+
+  def hidden(self, tokens, *, segments=None, prefix=None, train=False):
+    """As `__call__`, but for the vectors [batch, time, width] that `logits` reads."""
     slots = jnp.arange(tokens.shape[1])[None]  # [1, time]
     positions, mask = slots, masks.visible(slots, slots, self.window)
     if self.bidirectional_prefix and prefix is not None:
@@ -96,7 +100,7 @@ class Transformer(nn.Module):
     where = Where(mask[:, None], rotation_of(self, positions), None)
     for block in self.block:
       x, _ = block(x, where, None, train)
-    return self.logits(x)
+    return self.normed(x)
 
   def decode(self, tokens, cache, mask=None):
     """Feeds more tokens after those in the cache.
@@ -132,7 +136,7 @@ class Transformer(nn.Module):
   def feed(self, tokens, cache, positions, seen):
     where = Where(seen[:, None], rotation_of(self, positions), cache.index)
     x, cache = caches.feed(self.block, cache, self.embed(tokens, positions), where)
-    return self.logits(x), cache
+    return self.logits(self.normed(x)), cache
 
   def init_cache(self, batch_size, length):
     return caches.empty(self, self.layers, batch_size, length)
@@ -140,9 +144,11 @@ class Transformer(nn.Module):
   def rewind(self, cache, count):
     return caches.without_last(cache, count)
 
+  def normed(self, x):
+    return self.final_norm(x) if self.norm_position == 'pre' else x
+
   def logits(self, x):
-    """The last block's output [batch, time, width] -> logits [batch, time, vocabulary] float32."""
-    x = self.final_norm(x) if self.norm_position == 'pre' else x
+    """What `hidden` gives, or some places of it [..., width] -> logits [..., vocabulary] float32."""
     logits = self.embed.logits(x) if self.tie_embeddings else self.head(x)
     logits = logits.astype(jnp.float32)
     return logits if self.logit_cap is None else self.logit_cap * jnp.tanh(logits / self.logit_cap)
@@ -215,13 +221,11 @@ class TransformerEncoder(nn.Module):
     Returns:
       Logits [batch, time, vocabulary] float32.
     """
-    x = self.hidden(tokens, segments, lengths, token_types, train)
-    if self.head_transform:
-      return self.masked_head(x, self.embed)
-    return (self.embed.logits(x) if self.tie_embeddings else self.head(x)).astype(jnp.float32)
+    where = {'segments': segments, 'lengths': lengths, 'token_types': token_types}
+    return self.logits(self.hidden(tokens, **where, train=train))
 
-  def hidden(self, tokens, segments=None, lengths=None, token_types=None, train=False):
-    """As `__call__`, but for the vectors that the last block gives [batch, time, width]."""
+  def hidden(self, tokens, *, segments=None, lengths=None, token_types=None, train=False):
+    """As `__call__`, but for the vectors [batch, time, width] that `logits` reads."""
     if segments is None:
       lengths = jnp.full(tokens.shape[0], tokens.shape[1]) if lengths is None else lengths
       segments = masks.segments_of(lengths, tokens.shape[1])
@@ -232,6 +236,12 @@ class TransformerEncoder(nn.Module):
     for block in self.block:
       x, _ = block(x, where, None, train)
     return self.final_norm(x) if self.norm_position == 'pre' else x
+
+  def logits(self, x):
+    """What `hidden` gives, or some places of it [..., width] -> logits [..., vocabulary] float32."""
+    if self.head_transform:
+      return self.masked_head(x, self.embed)
+    return (self.embed.logits(x) if self.tie_embeddings else self.head(x)).astype(jnp.float32)
 
 
 class TransformerEncoderDecoder(nn.Module):
@@ -294,6 +304,10 @@ class TransformerEncoderDecoder(nn.Module):
     Returns:
       Logits of each next token of the target [batch, time, vocabulary] float32.
     """
+    return self.logits(self.hidden(sources, tokens, lengths=lengths, train=train))
+
+  def hidden(self, sources, tokens, *, lengths=None, train=False):
+    """As `__call__`, but for the vectors [batch, time, width] that `logits` reads."""
     lengths = jnp.full(sources.shape[0], sources.shape[1]) if lengths is None else lengths
     memory = self.encode(sources, lengths, train)
     slots = jnp.arange(tokens.shape[1])[None]  # [1, time]
@@ -301,7 +315,7 @@ class TransformerEncoderDecoder(nn.Module):
     x = self.drop(self.embed(tokens, slots), train)
     for block, held in zip(self.decoder_block, memory.layers, strict=True):
       x, _ = block(x, where, None, train, held, memory.mask)
-    return self.logits(x)
+    return self.normed(x)
 
   def encode(self, sources, lengths, train=False):
     """Sources [batch, source] of `lengths` [batch] tokens -> Memory."""
@@ -328,7 +342,7 @@ class TransformerEncoderDecoder(nn.Module):
   def feed(self, tokens, cache, positions, seen, memory):
     where = Where(seen[:, None], rotation_of(self, positions), cache.index)
     x, cache = caches.feed(self.decoder_block, cache, self.embed(tokens, positions), where, memory)
-    return self.logits(x), cache
+    return self.logits(self.normed(x)), cache
 
   def init_cache(self, batch_size, length):
     return caches.empty(self, self.layers, batch_size, length)
@@ -336,8 +350,11 @@ class TransformerEncoderDecoder(nn.Module):
   def rewind(self, cache, count):
     return caches.without_last(cache, count)
 
+  def normed(self, x):
+    return self.decoder_norm(x) if self.norm_position == 'pre' else x
+
   def logits(self, x):
-    x = self.decoder_norm(x) if self.norm_position == 'pre' else x
+    """What `hidden` gives, or some places of it [..., width] -> logits [..., vocabulary] float32."""
     return (self.embed.logits(x) if self.tie_embeddings else self.head(x)).astype(jnp.float32)
 
 
