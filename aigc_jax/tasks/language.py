@@ -92,6 +92,7 @@ def build(config):
   model = models.build(config['model'], jnp.dtype(config['training']['precision']))
   decoder = models.decoder(model)  # made once, since generation compiles anew for another one
 
+  logits_of = lambda params, x: model.apply({'params': params}, x, method='logits')
   carries = config['task']['carry_state']
 
   def init(key, batch):
@@ -106,8 +107,7 @@ def build(config):
       extra = {'carry': jax.lax.stop_gradient(carry)}
     else:
       x = read(segments=batch.get('segments'), method='hidden')  # [batch, time, width]
-    logits_of = functools.partial(apply, method='logits')
-    total, hits = cross_entropy(logits_of, x, targets, mask, config['task']['logits_chunk'])
+    total, hits = cross_entropy(logits_of, params, x, targets, mask, config['task']['logits_chunk'])
     weight, metrics = mask.sum(), {}
     if not context.train:
       metrics['accuracy'] = ((hits * mask).sum(), weight)

@@ -62,6 +62,7 @@ def build(config):
   """A Task from a resolved config whose floats may be traced. Batches are those of `data.masked_text`."""
   task = config['task']
   model = models.build(config['model'], jnp.dtype(config['training']['precision']))
+  logits_of = lambda params, x: model.apply({'params': params}, x, method='logits')
 
   def init(key, batch):
     return model.init(key, batch['inputs'][:1])['params'], {}
@@ -72,11 +73,10 @@ def build(config):
 
   def loss(params, extra, batch, context):
     where = {name: batch.get(name) for name in ('segments', 'lengths')}
-    apply, chosen = functools.partial(model.apply, {'params': params}), batch['chosen']
+    chosen = batch['chosen']
     settings = {'train': context.train, 'rngs': {'dropout': context.key}, 'method': 'hidden'}
-    x = apply(batch['inputs'], **where, **settings)  # [batch, time, width]
-    logits_of = functools.partial(apply, method='logits')
-    total, hits = cross_entropy(logits_of, x, batch['targets'], chosen, task['logits_chunk'])
+    x = model.apply({'params': params}, batch['inputs'], **where, **settings)  # [batch, time, width]
+    total, hits = cross_entropy(logits_of, params, x, batch['targets'], chosen, task['logits_chunk'])
     weight, metrics = chosen.sum(), {}
     if not context.train:
       metrics['accuracy'] = ((hits * chosen).sum(), weight)

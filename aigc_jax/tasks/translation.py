@@ -98,6 +98,7 @@ def build(config):
   """A Task from a resolved config whose floats may be traced. Batches are those of `data.pairs`."""
   model = models.build(config['model'], jnp.dtype(config['training']['precision']))
   decoder, smoothing = models.decoder(model), config['task']['label_smoothing']
+  logits_of = lambda params, x: model.apply({'params': params}, x, method='logits')
   encodes, both_ways = decoder.encode is not None, config['model'].get('bidirectional_prefix', False)
 
   def init(key, batch):
@@ -120,9 +121,8 @@ def build(config):
 
   def loss(params, extra, batch, context):
     x, targets, mask = read(params, batch, context)
-    logits_of = functools.partial(model.apply, {'params': params}, method='logits')
     smoothed = smoothing if context.train else None
-    total, hits = cross_entropy(logits_of, x, targets, mask, config['task']['logits_chunk'], smoothed)
+    total, hits = cross_entropy(logits_of, params, x, targets, mask, config['task']['logits_chunk'], smoothed)
     weight, metrics = mask.sum(), {}
     if not context.train:
       rows = mask.max(1)  # [batch]: 0 for those that fill up a batch
