@@ -53,6 +53,7 @@ def cross_entropy(logits_of, params, x, targets, weights, chunk=None, smoothing=
     logits = logits_of(params, x)  # [batch, n, vocabulary]
     return smoothed_cross_entropy(logits, targets, smoothing), logits.argmax(-1) == targets
 
+  weights = jax.lax.stop_gradient(weights)
   if chunk is None:
     nats, hits = score(params, x, targets)
     return (nats * weights).sum(), hits
