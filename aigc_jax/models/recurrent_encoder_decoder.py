@@ -85,6 +85,10 @@ class RecurrentEncoderDecoder(nn.Module):
     Returns:
       Logits of each next token of the target [batch, time, vocabulary] float32.
     """
+    return self.logits(self.hidden(sources, tokens, lengths=lengths, train=train))
+
+  def hidden(self, sources, tokens, *, lengths=None, train=False):
+    """As `__call__`, but for the vectors [batch, time, width] that `logits` reads."""
     lengths = jnp.full(sources.shape[0], sources.shape[1]) if lengths is None else lengths
     memory = self.encode(sources, lengths, train)
     return self.read(tokens, memory.states, Steps(), memory, train)[0]
@@ -114,8 +118,8 @@ class RecurrentEncoderDecoder(nn.Module):
     """
     states = jax.tree.map(lambda a, b: jnp.where(cache.begun, a, b), cache.states, memory.states)
     steps = Steps(None if mask is None else mask.T)
-    logits, states = self.read(tokens, states, steps, memory, False)
-    return logits, Cache(jnp.bool_(True), states)
+    x, states = self.read(tokens, states, steps, memory, False)
+    return self.logits(x), Cache(jnp.bool_(True), states)
 
   def read(self, tokens, states, steps, memory, train):
     x, states = self.decoder(self.embed.token, tokens.T, states, steps, train)  # [time, batch, width]
@@ -124,7 +128,11 @@ class RecurrentEncoderDecoder(nn.Module):
     weights = masked_softmax(scores / math.sqrt(self.width), memory.mask[:, None])  # [batch, time, source]
     found = jnp.einsum('bts,bsw->btw', weights.astype(memory.values.dtype), memory.values)
     x = jnp.tanh(self.attentional(jnp.concatenate([found, x], axis=-1)))
-    return self.head(self.drop(x, train)), states
+    return self.drop(x, train), states
+
+  def logits(self, x):
+    """What `hidden` gives, or some places of it [..., width] -> logits [..., vocabulary] float32."""
+    return self.head(x)
 
   def init_cache(self, batch_size, length):
     """The cache before any token; a state has room for any `length`."""

@@ -230,16 +230,20 @@ class RecurrentNetwork(nn.Module):
     Returns:
       Logits [batch, time, vocabulary] float32.
     """
+    return self.logits(self.hidden(tokens, segments=segments, train=train))
+
+  def hidden(self, tokens, *, segments=None, train=False):
+    """As `__call__`, but for the vectors [batch, time, width] that `logits` reads."""
     return self.carried(tokens, None, segments=segments, train=train)[0]
 
   def carried(self, tokens, carry, *, segments=None, train=False):
-    """As `__call__`, from the state that earlier text has left: for truncated back-propagation.
+    """As `hidden`, from the state that earlier text has left: for truncated back-propagation.
 
     Args:
       carry: what `init_carry` or an earlier call gave; None: zeros.
 
     Returns:
-      (logits, carry).
+      (vectors [batch, time, width], carry).
     """
     steps = Steps()
     if segments is not None:
@@ -259,15 +263,19 @@ class RecurrentNetwork(nn.Module):
     Returns:
       (logits [batch, n, vocabulary] float32, cache).
     """
-    return self.read(tokens, cache, Steps(None if mask is None else mask.T), False)
+    x, cache = self.read(tokens, cache, Steps(None if mask is None else mask.T), False)
+    return self.logits(x), cache
 
   def read(self, tokens, carry, steps, train):
     carry = self.init_carry(tokens.shape[0]) if carry is None else carry
     x, carry = self.recurrent(self.embed.token, tokens.T, carry, steps, train)  # [time, batch, width]
     if train and self.variational_dropout is not None:
       x = x * self.locked(jnp.ones(x.shape[1:]), train).astype(x.dtype)
-    logits = self.embed.logits(x).astype(jnp.float32) if self.tie_embeddings else self.head(x)
-    return logits.swapaxes(0, 1), carry
+    return x.swapaxes(0, 1), carry
+
+  def logits(self, x):
+    """What `hidden` gives, or some places of it [..., width] -> logits [..., vocabulary] float32."""
+    return self.embed.logits(x).astype(jnp.float32) if self.tie_embeddings else self.head(x)
 
   def init_carry(self, batch_size):
     """The state before any token, for each layer arrays [batch, width] float32: h, and the LSTM's c."""

@@ -89,12 +89,16 @@ class Transformer(nn.Module):
     Returns:
       Logits [batch, time, vocabulary] float32.
     """
+    return self.logits(self.hidden(tokens, segments=segments, prefix=prefix, train=train))
+
+  def hidden(self, tokens, *, segments=None, prefix=None, train=False):
+    """As `__call__`, but for the vectors [batch, time, width] that `logits` reads."""
     positions, mask = self.places(tokens.shape[1], segments, prefix if self.bidirectional_prefix else None)
     x = self.drop(self.embed(tokens, positions), train)
     where = Where(mask, rotation_of(self, positions), None)
     for block in self.block:
       x, _ = block(x, where, None, train)
-    return self.logits(x)
+    return self.normed(x)
 
   def places(self, time, segments, prefix):
     """Positions [batch or 1, time] of a whole batch's tokens, and the mask as `blocks.seen` gives it."""
@@ -142,7 +146,7 @@ class Transformer(nn.Module):
   def feed(self, tokens, cache, positions, seen):
     where = Where(seen[:, None], rotation_of(self, positions), cache.index)
     x, cache = caches.feed(self.block, cache, self.embed(tokens, positions), where)
-    return self.logits(x), cache
+    return self.logits(self.normed(x)), cache
 
   def init_cache(self, batch_size, length):
     return caches.empty(self, self.layers, batch_size, length)
@@ -150,9 +154,11 @@ class Transformer(nn.Module):
   def rewind(self, cache, count):
     return caches.without_last(cache, count)
 
+  def normed(self, x):
+    return self.final_norm(x) if self.norm_position == 'pre' else x
+
   def logits(self, x):
-    """The last block's output [batch, time, width] -> logits [batch, time, vocabulary] float32."""
-    x = self.final_norm(x) if self.norm_position == 'pre' else x
+    """What `hidden` gives, or some places of it [..., width] -> logits [..., vocabulary] float32."""
     logits = self.embed.logits(x) if self.tie_embeddings else self.head(x)
     logits = logits.astype(jnp.float32)
     return logits if self.logit_cap is None else self.logit_cap * jnp.tanh(logits / self.logit_cap)
@@ -228,13 +234,11 @@ class TransformerEncoder(nn.Module):
     Returns:
       Logits [batch, time, vocabulary] float32.
     """
-    x = self.hidden(tokens, segments, lengths, token_types, train)
-    if self.head_transform:
-      return self.masked_head(x, self.embed)
-    return (self.embed.logits(x) if self.tie_embeddings else self.head(x)).astype(jnp.float32)
+    where = {'segments': segments, 'lengths': lengths, 'token_types': token_types}
+    return self.logits(self.hidden(tokens, **where, train=train))
 
-  def hidden(self, tokens, segments=None, lengths=None, token_types=None, train=False):
-    """As `__call__`, but for the vectors that the last block gives [batch, time, width]."""
+  def hidden(self, tokens, *, segments=None, lengths=None, token_types=None, train=False):
+    """As `__call__`, but for the vectors [batch, time, width] that `logits` reads."""
     if segments is None:
       positions = jnp.arange(tokens.shape[1])[None]  # [1, time]
       mask = blocks.seen(self, masks.Structure(lengths=lengths), tokens.shape[1])
@@ -246,6 +250,12 @@ class TransformerEncoder(nn.Module):
     for block in self.block:
       x, _ = block(x, where, None, train)
     return self.final_norm(x) if self.norm_position == 'pre' else x
+
+  def logits(self, x):
+    """What `hidden` gives, or some places of it [..., width] -> logits [..., vocabulary] float32."""
+    if self.head_transform:
+      return self.masked_head(x, self.embed)
+    return (self.embed.logits(x) if self.tie_embeddings else self.head(x)).astype(jnp.float32)
 
 
 class TransformerEncoderDecoder(nn.Module):
@@ -311,6 +321,10 @@ class TransformerEncoderDecoder(nn.Module):
     Returns:
       Logits of each next token of the target [batch, time, vocabulary] float32.
     """
+    return self.logits(self.hidden(sources, tokens, lengths=lengths, train=train))
+
+  def hidden(self, sources, tokens, *, lengths=None, train=False):
+    """As `__call__`, but for the vectors [batch, time, width] that `logits` reads."""
     memory = self.read(sources, masks.Structure(lengths=lengths), train)
     slots = jnp.arange(tokens.shape[1])[None]  # [1, time]
     mask = blocks.seen(self, masks.Structure(causal=True), tokens.shape[1])
@@ -318,7 +332,7 @@ class TransformerEncoderDecoder(nn.Module):
     x = self.drop(self.embed(tokens, slots), train)
     for block, held in zip(self.decoder_block, memory.layers, strict=True):
       x, _ = block(x, where, None, train, held, memory.mask)
-    return self.logits(x)
+    return self.normed(x)
 
   def encode(self, sources, lengths, train=False):
     """Sources [batch, source] of `lengths` [batch] tokens -> Memory, for targets that are written step by step."""
@@ -349,7 +363,7 @@ class TransformerEncoderDecoder(nn.Module):
   def feed(self, tokens, cache, positions, seen, memory):
     where = Where(seen[:, None], rotation_of(self, positions), cache.index)
     x, cache = caches.feed(self.decoder_block, cache, self.embed(tokens, positions), where, memory)
-    return self.logits(x), cache
+    return self.logits(self.normed(x)), cache
 
   def init_cache(self, batch_size, length):
     return caches.empty(self, self.layers, batch_size, length)
@@ -357,8 +371,11 @@ class TransformerEncoderDecoder(nn.Module):
   def rewind(self, cache, count):
     return caches.without_last(cache, count)
 
+  def normed(self, x):
+    return self.decoder_norm(x) if self.norm_position == 'pre' else x
+
   def logits(self, x):
-    x = self.decoder_norm(x) if self.norm_position == 'pre' else x
+    """What `hidden` gives, or some places of it [..., width] -> logits [..., vocabulary] float32."""
     return (self.embed.logits(x) if self.tie_embeddings else self.head(x)).astype(jnp.float32)
 
 

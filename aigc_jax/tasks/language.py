@@ -15,7 +15,7 @@ from aigc_jax.generation import text as generation
 from aigc_jax.generation.strategies import Sampling
 from aigc_jax.task import Task
 from aigc_jax.tasks import image_language
-from aigc_jax.tasks.losses import softmax_cross_entropy
+from aigc_jax.tasks.losses import cross_entropy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,8 @@ class LanguageConfig:
   carry_state: bool = (
     False  # a recurrent network goes on from its last batch's state: truncated back-propagation
   )
+  # places of each text whose logits are held at once; None: all. Less memory where the vocabulary is large
+  logits_chunk: Annotated[int, Positive] | None = None
 
 
 def complete(config, dataset):
@@ -90,6 +92,7 @@ def build(config):
   model = models.build(config['model'], jnp.dtype(config['training']['precision']))
   decoder = models.decoder(model)  # made once, since generation compiles anew for another one
 
+  logits_of = lambda params, x: model.apply({'params': params}, x, method='logits')
   carries = config['task']['carry_state']
 
   def init(key, batch):
@@ -97,22 +100,19 @@ def build(config):
     return model.init(key, batch['inputs'][:1])['params'], extra
 
   def loss(params, extra, batch, context):
-    apply = functools.partial(
-      model.apply, {'params': params}, batch['inputs'], train=context.train, rngs={'dropout': context.key}
-    )
+    apply, targets, mask = functools.partial(model.apply, {'params': params}), batch['targets'], batch['mask']
+    read = functools.partial(apply, batch['inputs'], train=context.train, rngs={'dropout': context.key})
     if carries:
-      logits, carry = apply(restarted(extra['carry'], batch['begins']), method='carried')
+      x, carry = read(restarted(extra['carry'], batch['begins']), method='carried')
       extra = {'carry': jax.lax.stop_gradient(carry)}
     else:
-      logits = apply(segments=batch.get('segments'))  # [batch, time, vocabulary]
-    nats = softmax_cross_entropy(logits, batch['targets']) * batch['mask']  # [batch, time]
-    total, weight = nats.sum(), batch['mask'].sum()
-    metrics = {}
+      x = read(segments=batch.get('segments'), method='hidden')  # [batch, time, width]
+    total, hits = cross_entropy(logits_of, params, x, targets, mask, config['task']['logits_chunk'])
+    weight, metrics = mask.sum(), {}
     if not context.train:
-      hits = (logits.argmax(-1) == batch['targets']) * batch['mask']
-      metrics['accuracy'] = (hits.sum(), weight)
+      metrics['accuracy'] = ((hits * mask).sum(), weight)
     if 'characters' in batch:
-      characters = (batch['characters'] * batch['mask']).sum()
+      characters = (batch['characters'] * mask).sum()
       metrics['bits_per_character'] = (total / math.log(2), characters)
     return total, (weight, extra, metrics)
 

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from aigc_jax import models
-from aigc_jax.config import NonNegative, Range, UnitInterval
+from aigc_jax.config import NonNegative, Positive, Range, UnitInterval
 from aigc_jax.errors import UsageError
 from aigc_jax.generation.fill import rank
 from aigc_jax.task import Task
 from aigc_jax.tasks import language
-from aigc_jax.tasks.losses import softmax_cross_entropy
+from aigc_jax.tasks.losses import cross_entropy
 
 EVALUATION_SEED = 0  # of what evaluations hide: the same in every run, so that figures can be compared
 
@@ -37,6 +37,8 @@ class MaskedLanguageConfig:
   mask_share: Annotated[float, UnitInterval] = 0.8  # of the chosen becomes the mask token
   random_share: Annotated[float, UnitInterval] = 0.1  # of the chosen becomes a random ordinary token
   whole_words: bool = False  # all tokens of a word are chosen together, or none
+  # places of each text whose logits are held at once; None: all. Less memory where the vocabulary is large
+  logits_chunk: Annotated[int, Positive] | None = None
 
 
 def complete(config, dataset):
@@ -60,6 +62,7 @@ def build(config):
   """A Task from a resolved config whose floats may be traced. Batches are those of `data.masked_text`."""
   task = config['task']
   model = models.build(config['model'], jnp.dtype(config['training']['precision']))
+  logits_of = lambda params, x: model.apply({'params': params}, x, method='logits')
 
   def init(key, batch):
     return model.init(key, batch['inputs'][:1])['params'], {}
@@ -70,14 +73,14 @@ def build(config):
 
   def loss(params, extra, batch, context):
     where = {name: batch.get(name) for name in ('segments', 'lengths')}
-    rngs = {'dropout': context.key}
-    logits = model.apply({'params': params}, batch['inputs'], **where, train=context.train, rngs=rngs)
-    nats = softmax_cross_entropy(logits, batch['targets']) * batch['chosen']  # [batch, time]
-    weight, metrics = batch['chosen'].sum(), {}
+    chosen = batch['chosen']
+    settings = {'train': context.train, 'rngs': {'dropout': context.key}, 'method': 'hidden'}
+    x = model.apply({'params': params}, batch['inputs'], **where, **settings)  # [batch, time, width]
+    total, hits = cross_entropy(logits_of, params, x, batch['targets'], chosen, task['logits_chunk'])
+    weight, metrics = chosen.sum(), {}
     if not context.train:
-      hits = (logits.argmax(-1) == batch['targets']) * batch['chosen']
-      metrics['accuracy'] = (hits.sum(), weight)
-    return nats.sum(), (weight, extra, metrics)
+      metrics['accuracy'] = ((hits * chosen).sum(), weight)
+    return total, (weight, extra, metrics)
 
   def evaluate(params, extra, batch, context):
     batch = hide(task, batch, row_keys(jax.random.key(EVALUATION_SEED), batch['rows']))

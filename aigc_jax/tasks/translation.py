@@ -20,7 +20,7 @@ from aigc_jax.generation import decode
 from aigc_jax.generation.strategies import Sampling
 from aigc_jax.generation.text import Prompts
 from aigc_jax.task import Task
-from aigc_jax.tasks.losses import smoothed_cross_entropy
+from aigc_jax.tasks.losses import cross_entropy
 
 ENCODER_DECODERS = ('transformer_encoder_decoder', 'rnn_encoder_decoder')
 MODELS = (*ENCODER_DECODERS, 'transformer', 'rnn')
@@ -30,6 +30,8 @@ MODELS = (*ENCODER_DECODERS, 'transformer', 'rnn')
 class TranslationConfig:
   label_smoothing: Annotated[float, Fraction] | None = None  # of the training loss (Szegedy et al. 2016)
   sample_pairs: Annotated[int, Positive] = 6  # of the validation split, translated while training
+  # places of each text whose logits are held at once; None: all. Less memory where the vocabulary is large
+  logits_chunk: Annotated[int, Positive] | None = None
 
 
 def complete(config, dataset):
@@ -96,6 +98,7 @@ def build(config):
   """A Task from a resolved config whose floats may be traced. Batches are those of `data.pairs`."""
   model = models.build(config['model'], jnp.dtype(config['training']['precision']))
   decoder, smoothing = models.decoder(model), config['task']['label_smoothing']
+  logits_of = lambda params, x: model.apply({'params': params}, x, method='logits')
   encodes, both_ways = decoder.encode is not None, config['model'].get('bidirectional_prefix', False)
 
   def init(key, batch):
@@ -104,24 +107,24 @@ def build(config):
       return model.init(key, one['sources'], one['inputs'], lengths=one['lengths'])['params'], {}
     return model.init(key, join(one).tokens)['params'], {}
 
-  def predict(params, batch, context):
-    """(logits [batch, time, vocabulary], targets and mask [batch, time])."""
-    settings = {'train': context.train, 'rngs': {'dropout': context.key}}
+  def read(params, batch, context):
+    """(what the output layer reads [batch, time, width], targets and mask [batch, time])."""
+    settings = {'train': context.train, 'rngs': {'dropout': context.key}, 'method': 'hidden'}
     if encodes:
       inputs = batch['sources'], batch['inputs']
-      logits = model.apply({'params': params}, *inputs, lengths=batch['lengths'], **settings)
-      return logits, batch['targets'], batch['mask']
+      x = model.apply({'params': params}, *inputs, lengths=batch['lengths'], **settings)
+      return x, batch['targets'], batch['mask']
     row = join(batch)
     if both_ways:
       settings['prefix'] = row.prefix
     return model.apply({'params': params}, row.tokens, **settings), row.targets, row.mask
 
   def loss(params, extra, batch, context):
-    logits, targets, mask = predict(params, batch, context)
-    nats = smoothed_cross_entropy(logits, targets, smoothing if context.train else None)  # [batch, time]
-    total, weight, metrics = (nats * mask).sum(), mask.sum(), {}
+    x, targets, mask = read(params, batch, context)
+    smoothed = smoothing if context.train else None
+    total, hits = cross_entropy(logits_of, params, x, targets, mask, config['task']['logits_chunk'], smoothed)
+    weight, metrics = mask.sum(), {}
     if not context.train:
-      hits = logits.argmax(-1) == targets
       rows = mask.max(1)  # [batch]: 0 for those that fill up a batch
       metrics['accuracy'] = ((hits * mask).sum(), weight)
       # Where each token is the likeliest one behind the right ones, greedy decoding writes the target.
