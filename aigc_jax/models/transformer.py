@@ -34,13 +34,11 @@ class Transformer(nn.Module):
   layers: Annotated[int, Positive] = 4
   heads: Annotated[int, Positive] = 4
   width: Annotated[int, Positive] = 128
-  key_value_heads: Annotated[int, Positive] | None = (
-    None  # fewer than heads: grouped queries (Ainslie et al. 2023)
-  )
+  # fewer than heads: grouped queries (Ainslie et al. 2023)
+  key_value_heads: Annotated[int, Positive] | None = None
   head_width: Annotated[int, Positive] | None = None  # None: width / heads
-  mlp_width: Annotated[int, Positive] | None = (
-    None  # None: 4 x width; swiglu: 8/3 x width, up to a multiple of 32
-  )
+  # None: 4 x width; swiglu: 8/3 x width, up to a multiple of 32
+  mlp_width: Annotated[int, Positive] | None = None
   positions: Literal['learned', 'rotary', 'sinusoidal', 'none'] = 'learned'
   rotary_base: Annotated[float, Positive] = 10000.0
   norm_position: Literal['pre', 'post'] = 'pre'  # each part reads through its norm, or its sum is normalized
@@ -172,13 +170,11 @@ class TransformerEncoder(nn.Module):
   layers: Annotated[int, Positive] = 4
   heads: Annotated[int, Positive] = 4
   width: Annotated[int, Positive] = 128
-  key_value_heads: Annotated[int, Positive] | None = (
-    None  # fewer than heads: grouped queries (Ainslie et al. 2023)
-  )
+  # fewer than heads: grouped queries (Ainslie et al. 2023)
+  key_value_heads: Annotated[int, Positive] | None = None
   head_width: Annotated[int, Positive] | None = None  # None: width / heads
-  mlp_width: Annotated[int, Positive] | None = (
-    None  # None: 4 x width; swiglu: 8/3 x width, up to a multiple of 32
-  )
+  # None: 4 x width; swiglu: 8/3 x width, up to a multiple of 32
+  mlp_width: Annotated[int, Positive] | None = None
   positions: Literal['learned', 'rotary', 'sinusoidal', 'none'] = 'learned'
   rotary_base: Annotated[float, Positive] = 10000.0
   norm_position: Literal['pre', 'post'] = 'pre'  # each part reads through its norm, or its sum is normalized
@@ -268,13 +264,11 @@ class TransformerEncoderDecoder(nn.Module):
   encoder_layers: Annotated[int, Positive] | None = None  # None: as many
   heads: Annotated[int, Positive] = 4
   width: Annotated[int, Positive] = 128
-  key_value_heads: Annotated[int, Positive] | None = (
-    None  # fewer than heads: grouped queries (Ainslie et al. 2023)
-  )
+  # fewer than heads: grouped queries (Ainslie et al. 2023)
+  key_value_heads: Annotated[int, Positive] | None = None
   head_width: Annotated[int, Positive] | None = None  # None: width / heads
-  mlp_width: Annotated[int, Positive] | None = (
-    None  # None: 4 x width; swiglu: 8/3 x width, up to a multiple of 32
-  )
+  # None: 4 x width; swiglu: 8/3 x width, up to a multiple of 32
+  mlp_width: Annotated[int, Positive] | None = None
   positions: Literal['learned', 'rotary', 'sinusoidal', 'none'] = 'learned'
   rotary_base: Annotated[float, Positive] = 10000.0
   norm_position: Literal['pre', 'post'] = 'pre'  # each part reads through its norm, or its sum is normalized
