@@ -7,6 +7,7 @@ it ended. For where one process of a run dies, JAX ends the others in the middle
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from aigc_jax.errors import AigcError, UsageError, listed
 # What Slurm tells each process of a job step, all of which JAX needs.
 SLURM = ('SLURM_JOB_ID', 'SLURM_STEP_NODELIST', 'SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_LOCALID')
 WATCHED = 'AIGC_WATCHED'  # set for the process that trains
+JOIN_SECONDS = 300  # in which all processes have to come
 LATER_SECONDS = 3  # that the first process stays after an error, so that the others end by their own
 PR_SET_PDEATHSIG = 1  # Linux: which signal a process gets when its parent has died
 
@@ -88,16 +90,42 @@ def start(coordinator, count, number):
   from aigc_jax.training.processes import HEARTBEAT_SECONDS
 
   die_with_parent()
+  if number == 0:
+    print(f'aigc: waiting for {count} processes at {coordinator}', file=sys.stderr, flush=True)
+  elif coordinator is not None:
+    reach(coordinator)
   detection = {} if coordinator is None else {'cluster_detection_method': 'deactivate'}
   try:
     jax.distributed.initialize(
-      coordinator, count, number, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, **detection
+      coordinator,
+      count,
+      number,
+      initialization_timeout=JOIN_SECONDS,
+      heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+      **detection,
     )
   except (RuntimeError, ValueError) as error:
     where = coordinator or 'the coordinator that Slurm names'
     raise UsageError(
       f'--distributed: cannot join the other processes at {where}: {first_line(error)}'
     ) from error
+
+
+def reach(coordinator, seconds=JOIN_SECONDS):
+  """Returns when the first process listens; UsageError where it does not, for which JAX would end this process."""
+  host, _, port = coordinator.rpartition(':')
+  end = time.monotonic() + seconds
+  while True:
+    try:
+      socket.create_connection((host.strip('[]'), int(port)), timeout=5).close()
+      return
+    except OSError as error:
+      if time.monotonic() > end:
+        raise UsageError(
+          f'--coordinator={coordinator}: no process listened there for {seconds:.0f} s ({error.strerror or error}); is '
+          'the one with --process_id=0 running on that host, and the port open?'
+        ) from error
+    time.sleep(0.2)
 
 
 def die_with_parent():
@@ -160,7 +188,7 @@ def watch(arguments, environment, name):
       signal.signal(number, handler)
   if status >= 0:
     return status
-  cause = ', as when another process has died' if -status == signal.SIGABRT else ''
+  cause = ', as when another process has died or does not come' if -status == signal.SIGABRT else ''
   print(
     f'aigc: {name} was ended by {signal.Signals(-status).name}{cause}; what is saved is good: the same command goes on '
     'from the last checkpoint, with as many processes or with others',

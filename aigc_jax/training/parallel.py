@@ -69,9 +69,13 @@ class Parallel(NamedTuple):
     if not processes.several():
       return tree
     raw = jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, tree)
-    whole = jax.jit(lambda tree: tree, out_shardings=self.replicated)(raw)
+    whole = jax.jit(as_it_is, out_shardings=self.replicated)(raw)
     wrap = lambda leaf, given: jax.random.wrap_key_data(leaf) if is_key(given) else leaf
     return jax.tree.map(lambda leaf, given: wrap(leaf.addressable_data(0), given), whole, tree)
+
+
+def as_it_is(tree):
+  return tree
 
 
 def make_parallel(config, build_task, devices):

@@ -19,7 +19,9 @@ def test_two_processes_one_of_which_is_killed_and_one_goes_on(tmp_path):
   assert statuses == [75, -signal.SIGKILL], processes.last_line(tmp_path, 0)
   assert seconds < 60
   line = processes.last_line(tmp_path, 0)
-  assert line.startswith('aigc: process 0 of the run was ended by SIGABRT, as when another process has died')
+  assert line.startswith(
+    'aigc: process 0 of the run was ended by SIGABRT, as when another process has died or'
+  )
   assert run.open_run(two).read_status()['state'] == 'interrupted'
   saved = checkpoint.latest(two / 'checkpoints')
   parts = (two / f'checkpoints/{saved}/state').glob('ocdbt.process_*')
@@ -108,3 +110,10 @@ def test_what_is_missing_or_impossible_is_one_line(given, environment, words):
     check(environment, **given)
   assert words in str(error.value)
   assert '\n' not in str(error.value)
+
+
+def test_a_coordinator_that_does_not_listen_is_one_line():
+  with pytest.raises(
+    UsageError, match=r'--coordinator=127.0.0.1:\d+: no process listened there for 1 s \(Connection'
+  ):
+    cli_distributed.reach(f'127.0.0.1:{processes.free_port()}', 1)
