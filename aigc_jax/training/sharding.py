@@ -30,9 +30,26 @@ TENSOR = (
   (r'head/kernel', (None, 'tensor')),  # [width, vocabulary]
   (r'(head|masked_head)/bias', ('tensor',)),
 )
-# The name of gathered parameters, and what makes nothing of them but another form. The backward pass makes these anew.
-WHOLE = 'whole'
-FORMS = ('sharding_constraint', 'convert_element_type', 'reshape', 'transpose')
+WHOLE = 'whole'  # the name of gathered parameters
+# What the backward pass makes anew: other forms of gathered parameters, or they would be held after all, and what costs
+# next to nothing, or all of it would be held at once, where XLA left to itself keeps but the products.
+FORMS = ('sharding_constraint', 'convert_element_type', 'reshape', 'transpose', 'broadcast_in_dim', 'squeeze')
+ELEMENTWISE = (
+  'add',
+  'sub',
+  'mul',
+  'div',
+  'neg',
+  'max',
+  'min',
+  'select_n',
+  'exp',
+  'log',
+  'tanh',
+  'logistic',
+  'erf',
+)
+ELEMENTWISE += ('rsqrt', 'sqrt', 'square', 'integer_pow', 'custom_jvp_call')
 
 
 def tensor_spec(path, shape, mesh):
@@ -132,8 +149,8 @@ def gather(mesh, dtype, params):
 
 def kept(primitive, *_, **params):
   """Whether the backward pass finds a value as the forward pass made it."""
-  # What JAX has for this, save_anything_except_these_names, saves those too (0.10).
-  return primitive.name not in FORMS and params.get('name') != WHOLE
+  # JAX's own save_anything_except_these_names saves those too (0.10).
+  return primitive.name not in FORMS + ELEMENTWISE and params.get('name') != WHOLE
 
 
 def gathering(task, mesh, dtype):
