@@ -78,7 +78,13 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize(('make', 'end'), [(peers.gpt2, 3), (peers.llama, 7)], ids=['gpt2', 'llama'])
+@pytest.mark.parametrize(
+  ('make', 'end'),
+  [
+    pytest.param(peers.gpt2, 3, marks=pytest.mark.slow, id='gpt2'),  # as long as Llama's, which stays
+    pytest.param(peers.llama, 7, id='llama'),
+  ],
+)
 def test_beams_are_those_of_transformers_on_200_prompts(make, end):
   """8 settings, each on 200 prompts of unequal length: the n best texts token for token, with their scores."""
   config, params, model = make(vocabulary_size=23, context_length=40)

@@ -74,7 +74,7 @@ def assert_equal(found, expected, loss=LOSS, params=PARAMS):
     ('transformer', 'tensor'),
     pytest.param('transformer', 'mixed', marks=pytest.mark.slow),  # (that of frozen parameters is mixed too)
     ('transformer', 'pmap'),
-    ('rnn', 'data'),
+    pytest.param('rnn', 'data', marks=pytest.mark.slow),
     ('rnn', 'pmap'),
     pytest.param('encoder_decoder', 'tensor', marks=pytest.mark.slow),  # compiling it takes most of a minute
   ],
