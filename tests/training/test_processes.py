@@ -64,7 +64,7 @@ def test_four_processes_end_together_by_a_signal_and_go_on_bit_for_bit(tmp_path)
 @pytest.mark.slow
 @pytest.mark.parametrize('victim', [0, 3])
 def test_four_processes_one_of_which_is_killed(victim, tmp_path):
-  typed = ['train', processes.write_config(tmp_path, steps=3000), '--config.parallel.fsdp=-1']
+  typed = ['train', processes.write_config(tmp_path, steps=3000), '--config.parallel.fsdp=4']
   assert processes.wait(processes.start(1, *typed[:2], f'--workdir={tmp_path / "one"}', folder=tmp_path)) == [
     0
   ]
