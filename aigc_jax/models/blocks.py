@@ -41,7 +41,9 @@ class Embed(nn.Module):
 
   def __call__(self, tokens, positions, token_types=None):
     """[batch, time], [batch or 1, time], [batch, time] or None (all of type 0) -> [batch, time, width]."""
-    x = self.token.astype(self.dtype)[tokens]
+    # A middle axis, or XLA adds the rows' gradients to that of the logits before either is summed over the devices,
+    # and so has to sum both.
+    x = self.token.astype(self.dtype)[:, None][tokens].squeeze(-2)
     if self.scaled:
       x = x * jnp.asarray(math.sqrt(self.width), self.dtype)
     if self.positions:

@@ -1,7 +1,10 @@
 """What a compiled step's devices exchange, by layout; and that the counting of it counts right."""
 
+import json
 import math
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +20,8 @@ from tests.training.test_rehearsal import toy_config
 from tests.training.test_resident import ROWS, gathering, resident
 from tests.training.toys import TOYS, batch_at
 
-# Untied and rotary: the gradient of a tied table is the sum of two, and that of learned positions is small, and XLA
-# all-reduces both. No two kinds of arrays are of one shape.
+# Untied, since the gradient of a tied table is the sum of two, and XLA for CPUs exchanges both; rotary, since XLA
+# all-reduces that of learned positions, which is small. No two kinds of arrays are of one shape.
 MODEL = {'name': 'transformer', 'layers': 1, 'heads': 8, 'width': 32, 'mlp_width': 96, 'vocabulary_size': 64}
 MODEL |= {'positions': 'rotary', 'tie_embeddings': False, 'activation': 'swiglu'}
 OPTIMIZER = {'name': 'adamw', 'weight_decay': 0.1, 'clip_norm': 1.0, 'average': 0.9}
@@ -82,6 +85,26 @@ def test_fsdp_gathers_parameters_twice_at_most_and_scatters_gradients(step_on):
   assert sum(gathered) <= 2 * total
   for size in {p.size for p in params.values()}:
     assert gathered.count(size) <= 2 * sum(p.size == size for p in params.values())
+
+
+def test_fsdp_never_sums_the_whole_gradient_of_a_tied_table(source):
+  config = equality.text(source, MODEL | {'tie_embeddings': True}, optimizer=OPTIMIZER)
+  _, placed = equality.prepared(config, 'fsdp', 8)
+  exchanged = collectives.find(placement.lower_step(placed).compile())
+  assert max(sizes(exchanged, 'all-reduce'), default=0) <= FEW
+  assert math.prod(placed.target.params['embed']['token'].shape) in sizes(exchanged, 'reduce-scatter')
+
+
+@pytest.mark.slow
+def test_fsdp_for_gpus_sums_no_matrix_whole():
+  """GPT-2 124M, its table tied: XLA for GPUs adds the two gradients of the table before it exchanges them, once."""
+  pytest.importorskip('jax_plugins.xla_cuda12', reason='uv run --with jax-cuda12-plugin==VERSION_OF_JAX pytest')
+  command = [sys.executable, 'benchmarks/scaling_on_paper.py', '--target=h100', '--one', '124M', 'fsdp', '4']
+  done = subprocess.run(command, capture_output=True, text=True, check=True)
+  found = json.loads(done.stdout.splitlines()[-1])
+  positions = 2 * 3 / 4 * 1024 * 768 * 2  # bytes: the table of learned positions, which is summed whole
+  assert found['sent']['all-reduce'] < 1.2 * positions  # and the vectors
+  assert sum(found['sent'].values()) < 1.01 * found['ideal']
 
 
 def test_fsdp_forgets_matrices_after_the_forward_pass(step_on):
