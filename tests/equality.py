@@ -42,15 +42,37 @@ def pairs(source, model):
   )
 
 
-def images(family, **sections):
+def images(family, model=None):
+  """Of a family of tests.tiny_images, or of another model that classifies."""
+
   def make(source):
-    folder = pathlib.Path(source.removeprefix('text:')).parent
-    path = folder / 'images.npz'
+    path = beside(source, 'images.npz')
     place = f'npz:{path}' if path.exists() else tiny_images.write_images(path, train=64)
     sizes = {'training': {'steps': STEPS}, 'data': {'batch_size': 16}, 'optimizer': ADAM}
-    return tiny_images.config(place, family, **(sizes | sections))
+    made = tiny_images.config(place, family, **sizes)
+    return made | ({'model': model} if model else {})
 
   return make
+
+
+def labelled(model):
+  """A classifier of texts: of words that are long or short."""
+
+  def make(source):
+    path = beside(source, 'labelled.tsv')
+    if not path.exists():
+      words = pathlib.Path(source.removeprefix('text:')).read_text(encoding='utf-8').split()
+      rows = [f'{"long" if len(word) > 5 else "short"}\t{word}' for word in words[:200]]
+      path.write_text('class\ttext\n' + '\n'.join(rows), encoding='utf-8')
+    data = {'source': f'tsv:{path}', 'label_field': 'class', 'sequence_length': 8, 'batch_size': 16}
+    made = text(source, model | {'vocabulary_size': 32}, task={'name': 'classification'})
+    return made | {'data': data}
+
+  return make
+
+
+def beside(source, name):
+  return pathlib.Path(source.removeprefix('text:')).parent / name
 
 
 def carried(source):
@@ -78,7 +100,10 @@ FAMILIES = {
   'vae': images('vae'),
   'vq': images('vq'),
   'mlp': images('mlp'),
-  'resnet': images('resnet', model={'name': 'resnet', 'channels': [8, 16]}),
+  'cnn': images('mlp', {'name': 'cnn', 'channels': [8, 16], 'dense_width': 32}),
+  'resnet': images('resnet', {'name': 'resnet', 'channels': [8, 16]}),
+  'transformer_classifier': labelled({'name': 'transformer_classifier', **WIDE}),
+  'rnn_classifier': labelled({'name': 'rnn_classifier', 'cell': 'lstm', 'width': 32}),
 }
 LAYOUTS = ('data', 'fsdp', 'tensor', 'pmap')
 # Under pmap each device draws its own noise, so these differ by nature; tests.training.test_rehearsal holds such

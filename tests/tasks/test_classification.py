@@ -71,7 +71,7 @@ def assert_same(found, expected):
     np.testing.assert_allclose(pair, expected[2][name], rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize('mode', ['mesh', 'pmap'])
+@pytest.mark.parametrize('mode', [pytest.param('mesh', marks=pytest.mark.slow), 'pmap'])
 def test_four_devices_give_the_numbers_of_one(mode):
   assert len(set(batch_at(0)['mask'].reshape(4, 2).sum(1).tolist())) == 3, (
     'devices have 0, 1 and 2 rows that count'

@@ -98,7 +98,9 @@ def test_fsdp_never_sums_the_whole_gradient_of_a_tied_table(source):
 @pytest.mark.slow
 def test_fsdp_for_gpus_sums_no_matrix_whole():
   """GPT-2 124M, its table tied: XLA for GPUs adds the two gradients of the table before it exchanges them, once."""
-  pytest.importorskip('jax_plugins.xla_cuda12', reason='uv run --with jax-cuda12-plugin==VERSION_OF_JAX pytest')
+  pytest.importorskip(
+    'jax_plugins.xla_cuda12', reason='uv run --with jax-cuda12-plugin==VERSION_OF_JAX pytest'
+  )
   command = [sys.executable, 'benchmarks/scaling_on_paper.py', '--target=h100', '--one', '124M', 'fsdp', '4']
   done = subprocess.run(command, capture_output=True, text=True, check=True)
   found = json.loads(done.stdout.splitlines()[-1])

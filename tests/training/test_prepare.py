@@ -132,7 +132,7 @@ def test_a_field_that_is_no_more_is_named_with_its_file(averaged, tmp_path):
 # On other devices
 
 
-@pytest.mark.parametrize('wanted', [4, -1])
+@pytest.mark.parametrize('wanted', [4, pytest.param(-1, marks=pytest.mark.slow)])
 def test_a_run_goes_on_with_fewer_devices(wanted, source, tmp_path, monkeypatch, capsys):
   config = tiny.config(source, parallel={'data': wanted}, training={'steps': 4, 'checkpoint_every': 2})
   whole = train(config, tmp_path / 'whole')
