@@ -68,9 +68,9 @@ class TrainingConfig:
 @dataclasses.dataclass(frozen=True)
 class ParallelConfig:
   mode: Literal['mesh', 'pmap'] = 'mesh'
-  # devices along each axis of the mesh; -1: as many as are left and divide the batch. Those of `data` have some rows
-  # each; of `fsdp` too, and a part of every array of the state; of `tensor` a part of attention, feed-forward layers
-  # and vocabulary
+  # devices along each axis of the mesh; -1: as many as are left and divide the batch, and none are left to `data` where
+  # another axis is -1. Those of `data` have some rows each; of `fsdp` too, and a part of every array of the state; of
+  # `tensor` a part of attention, feed-forward layers and vocabulary
   data: Annotated[int, Range('-1 or above 0', least=-1)] = -1
   fsdp: Annotated[int, Range('-1 or above 0', least=-1)] = 1
   tensor: Annotated[int, Range('-1 or above 0', least=-1)] = 1
@@ -166,8 +166,16 @@ class Schemas(NamedTuple):
 
 def load_file(text):
   """'path.py' or 'path.py:variant' -> what its get_config returns, a ConfigDict or dict. Raises UsageError."""
-  path, colon, variant = text.partition('.py:')
-  path, variant = (path + '.py', variant) if colon else (text, '')
+  _, _, variant = text.partition('.py:')
+  config = call(text, 'get_config', *([variant] if '.py:' in text else []))
+  if not hasattr(config, 'items'):
+    raise UsageError(f'{path_of(text)}: get_config() returns {config!r}; it takes a ConfigDict or a dict')
+  return config
+
+
+def call(text, name, *arguments):
+  """What a function of a config file 'path.py' or 'path.py:variant' returns. Raises UsageError."""
+  path = path_of(text)
   if not os.path.isfile(path):
     folder = os.path.dirname(path) or '.'
     there = sorted(f for f in os.listdir(folder) if f.endswith('.py')) if os.path.isdir(folder) else []
@@ -179,18 +187,23 @@ def load_file(text):
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
-    if not hasattr(module, 'get_config'):
-      raise UsageError(f'{path}: has no function get_config()')
-    config = module.get_config(variant) if colon else module.get_config()
-    if not hasattr(config, 'items'):
-      raise UsageError(f'{path}: get_config() returns {config!r}; it takes a ConfigDict or a dict')
-    return config
+    if not hasattr(module, name):
+      prefix = name.partition('_')[0] + '_'
+      close = nearest(name, [other for other in vars(module) if other.startswith(prefix)])
+      raise UsageError(f'{path}: has no function {name}(); {close}'.rstrip('; '))
+    return getattr(module, name)(*arguments)
   except UsageError:
     raise
   except Exception as error:
     where = [f for f in traceback.extract_tb(sys.exc_info()[2]) if f.filename == path]
     line = f':{where[-1].lineno}' if where else ''
     raise UsageError(f'{path}{line}: {type(error).__name__}: {error}') from error
+
+
+def path_of(text):
+  """'path.py:variant' -> 'path.py'."""
+  path, colon, _ = text.partition('.py:')
+  return path + '.py' if colon else text
 
 
 class Required:

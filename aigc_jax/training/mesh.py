@@ -36,9 +36,16 @@ def make_mesh(config, devices):
 
 
 def axis_sizes(config, count, fewer=False):
-  """(data, fsdp, tensor) of `count` devices at most; -1 is as many as fit. Raises UsageError where it does not."""
+  """(data, fsdp, tensor) of `count` devices at most; -1 is as many as fit. Raises UsageError where it does not.
+
+  Of `data` and another axis that are both -1, the other one takes all.
+  """
   parallel, rows = config['parallel'], config['data']['batch_size'] // config['training']['microbatches']
   sizes = {axis: parallel[axis] for axis in AXES}
+  if sizes['data'] == -1 and -1 in (sizes['fsdp'], sizes['tensor']):
+    sizes['data'] = (
+      1  # -1 is what `data` has unless it is given: where another axis takes the rest, it leaves it
+    )
   check_sizes(sizes, parallel['mode'])
   if fixed_part(sizes) > count and fewer:
     sizes |= what_fits(sizes, count)

@@ -31,6 +31,11 @@ def refusal(given, count=8, fewer=False):
   return text
 
 
+def settled(wanted):
+  """(data, fsdp, tensor) as they are meant: `data`, which is -1 unless it is given, leaves the rest to another axis."""
+  return (1, *wanted[1:]) if wanted[0] == -1 and -1 in wanted[1:] else wanted
+
+
 def fitting(wanted, count, rows):
   """Every (data, fsdp, tensor) that is allowed: by the definition, over all there could be."""
   choices = [[size] if size > 0 else range(1, count + 1) for size in wanted]
@@ -46,6 +51,7 @@ def test_sizes_are_those_that_fit_and_the_rest_is_as_large_as_can_be(count):
   accepted = 0
   for wanted, (batch_size, microbatches) in itertools.product(itertools.product(SIZES, repeat=3), ROWS):
     given = config(*wanted, batch_size=batch_size, microbatches=microbatches)
+    wanted = settled(wanted)
     allowed = fitting(wanted, count, batch_size // microbatches)
     if wanted.count(-1) > 1 or not allowed:
       refusal(given, count)
@@ -64,6 +70,7 @@ def test_what_was_made_on_more_devices_goes_on_where_there_are_fewer(count):
       config(*wanted, batch_size=batch_size, microbatches=microbatches),
       batch_size // microbatches,
     )
+    wanted = settled(wanted)
     if wanted.count(-1) > 1 or not fitting(wanted, 192, rows):
       continue  # it was never made
     sizes = mesh.axis_sizes(given, count, fewer=True)
@@ -94,7 +101,7 @@ def test_what_was_made_on_more_devices_goes_on_where_there_are_fewer(count):
     ),
     (config(data=0), ('config.parallel.data: 0', '-1', '1 or more')),
     (config(tensor=-2), ('config.parallel.tensor: -2', '-1', '1 or more')),
-    (config(data=-1, fsdp=-1), ('data and fsdp are both -1', '--config.parallel.data=1')),
+    (config(tensor=-1, fsdp=-1), ('fsdp and tensor are both -1', '--config.parallel.fsdp=1')),
     (config(fsdp=2, mode='pmap'), ('config.parallel.fsdp: 2', 'config.parallel.mode=pmap', '=mesh')),
     (config(tensor=4, mode='pmap'), ('config.parallel.tensor: 4', 'config.parallel.mode=pmap', '=mesh')),
   ],
