@@ -49,8 +49,8 @@ class Instruction(NamedTuple):
 def find(compiled):
   """[Collective] of a compiled program (`jax.stages.Compiled`), or of its text.
 
-  A sum of which each device then takes its own part is counted as the reduce-scatter that it is: XLA makes it one for
-  GPUs and TPUs, and has no such pass for CPUs. Those over a single device are left out.
+  In a program for CPUs a sum of which each device then takes its own part is counted as a reduce-scatter: XLA has a
+  pass that makes it one for GPUs and TPUs, and none for CPUs. Exchanges over a single device are left out.
   """
   text = compiled if isinstance(compiled, str) else compiled.as_text()
   found = []
@@ -63,19 +63,19 @@ def find(compiled):
         continue
       parts = defaultdict(list)  # kind -> [(dtype, shape)], since XLA joins many sums into one exchange
       for i, array in enumerate(arrays_of(instruction)):
-        parts[kind_of(instruction, i, name, programs)].append(array)
+        parts[kind_of(instruction, i, devices, name, programs)].append(array)
       found += [describe(kind, instruction, arrays, devices, times) for kind, arrays in parts.items()]
   return found
 
 
-def kind_of(instruction, index, name, programs):
+def kind_of(instruction, index, devices, name, programs):
   """The kind of one array's exchange."""
   kind = instruction.operation.removesuffix('-start')
-  if kind == 'all-reduce' and (
-    'all-reduce-scatter' in name or scattered(instruction, index, programs[name], programs)
-  ):
-    return 'reduce-scatter'
-  return kind
+  # for GPUs every exchange starts and is done; there, what is still a sum runs as one
+  summed = instruction.operation == 'all-reduce' and scattered(
+    instruction, index, devices, programs[name], programs
+  )
+  return 'reduce-scatter' if summed or (kind == 'all-reduce' and 'all-reduce-scatter' in name) else kind
 
 
 def computations(text):
@@ -108,30 +108,35 @@ def runs_of(programs, entry):
   return {name: count for name, count in times.items() if name in programs}
 
 
-def scattered(instruction, index, program, programs):
-  """Whether all that comes of a sum's result of that number is cut into parts at once."""
+def scattered(instruction, index, devices, program, programs):
+  """Whether all that comes of a sum's result of that number is cut at once, into as many parts as devices added it."""
   uses = defaultdict(list)
   for other in program:
     for operand in re.findall(r'%([\w.-]+)', other.rest.split('), ')[0]):
       uses[operand].append(other)
+  part = math.prod(arrays_of(instruction)[index][1]) // devices
   ends, waiting = [], [instruction.name]
   while waiting:
     for user in uses[waiting.pop()]:
       if user.operation == 'get-tuple-element' and f'index={index},' not in f'{user.rest},':
         continue
-      if user.operation in ('get-tuple-element', 'bitcast', 'copy', 'all-reduce-done'):
+      if user.operation in ('get-tuple-element', 'bitcast', 'copy'):
         waiting.append(user.name)
       else:
         ends.append(user)
-  return bool(ends) and all(cuts(user, programs) for user in ends)
+  return bool(ends) and all(part in cuts(user, programs) for user in ends)
 
 
 def cuts(instruction, programs):
-  if instruction.operation == 'dynamic-slice':
-    return True
+  """How many elements each part has that an instruction cuts out of an array."""
   called = re.search(r'calls=%?([\w.-]+)', instruction.rest)
-  inside = programs.get(called[1], ()) if instruction.operation == 'fusion' and called else ()
-  return any(inner.operation == 'dynamic-slice' for inner in inside)
+  inside = programs.get(called[1], ()) if instruction.operation == 'fusion' and called else (instruction,)
+  return [
+    math.prod(shape)
+    for inner in inside
+    if inner.operation == 'dynamic-slice'
+    for _, shape in arrays_of(inner)
+  ]
 
 
 def arrays_of(instruction):

@@ -224,6 +224,8 @@ def test_a_sum_that_is_cut_at_once_is_a_reduce_scatter_and_one_that_is_used_whol
 
   assert kinds(lambda x: own(jax.lax.psum(x, 'a'))) == ['reduce-scatter']
   assert kinds(lambda x: own(jax.lax.psum(x, 'a')) + jax.lax.psum(x, 'a').max()) == ['all-reduce']
+  half = lambda total: jax.lax.dynamic_slice_in_dim(total, jax.lax.axis_index('a') % 2, 4)
+  assert kinds(lambda x: half(jax.lax.psum(x, 'a'))) == ['all-reduce'], 'more than its own part'
 
 
 # As XLA prints a program for GPUs: exchanges that begin and end, groups as an iota, several arrays in one.
@@ -290,7 +292,7 @@ GPU_FOUND = [
   ('all-reduce', ((1024,),), 4, 6, 6 * 2 * 3 / 4 * 2048),
   ('all-gather', ((64,), (8, 3)), 4, 1, 3 / 4 * (256 + 48)),
   ('reduce-scatter', ((64,),), 4, 1, 3 / 4 * 256),
-  ('reduce-scatter', ((64,),), 4, 1, 3 / 4 * 256),  # the sum that is cut
+  ('all-reduce', ((64,),), 4, 1, 2 * 3 / 4 * 256),  # what is cut after it has been summed whole
   ('reduce-scatter', ((64,),), 8, 1, 7 / 8 * 256),  # the one in a computation of its own
   ('collective-permute', ((64,),), 2, 1, 256),
   ('collective-broadcast', ((64,),), 8, 1, 256),  # in a branch
@@ -322,4 +324,4 @@ def test_reads_the_program_of_a_gpu():
   assert sorted((c.kind, c.shapes, c.devices, c.times, c.sent) for c in found) == sorted(GPU_FOUND)
   assert [c.source for c in found if c.times == 6] == ['jit(step)/while/psum']
   text = re.sub(r'\s+', ' ', ' '.join(collectives.table(found)))
-  assert 'all-reduce 6 of 12,288, 18,432 sent by each device' in text
+  assert 'all-reduce 7 of 12,544, 18,816 sent by each device' in text
