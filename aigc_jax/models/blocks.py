@@ -47,7 +47,8 @@ class Embed(nn.Module):
     if self.scaled:
       x = x * jnp.asarray(math.sqrt(self.width), self.dtype)
     if self.positions:
-      x = x + self.position.astype(self.dtype)[positions]
+      # Each row's own, or XLA sums their gradient over the devices before it is one of the table, and so all of it.
+      x = x + self.position.astype(self.dtype)[jnp.broadcast_to(positions, tokens.shape)]
     if self.sinusoidal:
       x = x + sinusoids(positions, self.width).astype(self.dtype)
     if self.token_types:
