@@ -166,8 +166,8 @@ class Schemas(NamedTuple):
 
 def load_file(text):
   """'path.py' or 'path.py:variant' -> what its get_config returns, a ConfigDict or dict. Raises UsageError."""
-  _, _, variant = text.partition('.py:')
-  config = call(text, 'get_config', *([variant] if '.py:' in text else []))
+  _, colon, variant = text.partition('.py:')
+  config = call(text, 'get_config', *([variant] if colon else []))
   if not hasattr(config, 'items'):
     raise UsageError(f'{path_of(text)}: get_config() returns {config!r}; it takes a ConfigDict or a dict')
   return config

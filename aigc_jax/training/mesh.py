@@ -42,10 +42,9 @@ def axis_sizes(config, count, fewer=False):
   """
   parallel, rows = config['parallel'], config['data']['batch_size'] // config['training']['microbatches']
   sizes = {axis: parallel[axis] for axis in AXES}
+  # -1 is what `data` has unless it is given
   if sizes['data'] == -1 and -1 in (sizes['fsdp'], sizes['tensor']):
-    sizes['data'] = (
-      1  # -1 is what `data` has unless it is given: where another axis takes the rest, it leaves it
-    )
+    sizes['data'] = 1
   check_sizes(sizes, parallel['mode'])
   if fixed_part(sizes) > count and fewer:
     sizes |= what_fits(sizes, count)
