@@ -25,7 +25,7 @@ import time
 from typing import Any, NamedTuple
 
 from aigc_jax import tensorboard
-from aigc_jax.environment import environment, now
+from aigc_jax.environment import now
 from aigc_jax.errors import DataError, StorageError, UsageError
 from aigc_jax.files import read_json, storage_errors, write_atomically, write_json
 
@@ -70,10 +70,10 @@ class Run:
       status['state'] = 'interrupted'
     return status
 
-  def record_environment(self, devices=()):
-    """Appends to env.json how this start finds the machine. `devices`: their names, which only JAX knows."""
+  def record_environment(self, found):
+    """Appends to env.json how a start finds the machine, see `environment`."""
     file = self.path / ENVIRONMENT
-    write_json(file, [*(read_json(file) if file.exists() else []), environment(devices)])
+    write_json(file, [*(read_json(file) if file.exists() else []), found])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Follower:
   def write_status(self, state, step, *, checkpoint=None, message=''):
     pass
 
-  def record_environment(self, devices=()):
+  def record_environment(self, found):
     pass
 
 

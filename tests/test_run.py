@@ -254,7 +254,7 @@ def test_environment_has_one_entry_a_start_with_code_and_machine(tmp_path, monke
   monkeypatch.setenv('XLA_FLAGS', '--xla_some_flag')
   for start in range(2):
     with run.create('runs/a', CONFIG) as here:
-      here.record_environment(['TFRT_CPU_0'])
+      here.record_environment(environment.environment(['TFRT_CPU_0']))
     entries = json.loads((tmp_path / 'runs/a/env.json').read_text())
     assert len(entries) == start + 1
   entry, checkout = entries[-1], entries[-1]['git'][-1]
@@ -272,7 +272,7 @@ def test_environment_has_one_entry_a_start_with_code_and_machine(tmp_path, monke
 def test_list_and_diff(tmp_path):
   for name, rate in (('a', 0.1), ('b', 0.3)):
     with run.create(tmp_path / name, changed(rate=rate)) as here:
-      here.record_environment()
+      here.record_environment(environment.environment(()))
       write_some(here.path, range(4))
       here.write_status('done', 4, checkpoint=4)
   (tmp_path / 'other').mkdir()

@@ -40,15 +40,17 @@ class Checkpointer:
   its parts of the arrays, and the first one writes the manifest and sweeps.
   """
 
-  def __init__(self, folder, *, keep, resumed_from=None):
+  def __init__(self, folder, *, keep, resumed_from=None, best=None):
     """Sweeps away what killed saves left, and what lies beyond the step that the run goes on from.
 
     Args:
       folder: the run's checkpoints/; made at the first save.
       keep: how many of the newest to keep; the best one is kept besides.
       resumed_from: the restored step; later checkpoints were damaged, or belong to a course that is given up.
+      best: {step: metric} -> the steps to keep besides; None: that of the lowest metric.
     """
     self._folder, self._keep = pathlib.Path(folder), keep
+    self._best = best or (lambda metrics: {lowest(metrics)})
     self._thread = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
     self._pending, self._saved, self.newest = None, None, resumed_from or None
     with files.storage_errors(self._folder):
@@ -69,7 +71,7 @@ class Checkpointer:
       step: int, names the checkpoint.
       state: State, or any pytree of arrays with a field or key 'frozen' or without.
       metric: float; the checkpoint with the lowest is the best one (an accuracy comes negated). None or NaN: it
-        is none.
+        is none. Or a list of such, for a `best` that reads lists.
 
     Raises:
       StorageError: the save before it failed.
@@ -111,7 +113,7 @@ class Checkpointer:
 
   def _retire(self):
     metrics = metrics_of(self._folder)
-    kept = {*sorted(metrics)[-self._keep :], lowest(metrics)}
+    kept = {*sorted(metrics)[-self._keep :], *self._best(metrics)}
     for step in metrics:
       if step not in kept:
         remove(self._folder / str(step))
@@ -163,6 +165,8 @@ def begin(folder, arrays):
 
 
 def number(metric):
+  if isinstance(metric, list):
+    return [number(one) for one in metric]
   return None if metric is None or np.isnan(metric) else float(metric)
 
 
@@ -266,8 +270,8 @@ def restore(folder, target, which='latest', warn=print_warning):
   return step, load(folder, step, manifest, target)
 
 
-def restore_fields(folder, names, which='latest', warn=print_warning):
-  """Like `restore`, of the named fields of the State alone and without a target.
+def restore_fields(folder, names, which='latest', warn=print_warning, sharding=None):
+  """Like `restore`, of the named fields of the State alone and without a target; all go where `sharding` says.
 
   Returns (step, {name: nested dict of arrays}); a field without leaves (no 'average' is kept) is left out.
   """
@@ -279,7 +283,7 @@ def restore_fields(folder, names, which='latest', warn=print_warning):
     for parent in parents:
       place = place.setdefault(parent, {})
     dtype = key_types()[leaf.dtype][0] if leaf.dtype.startswith('key<') else jnp.dtype(leaf.dtype)
-    place[last] = jax.ShapeDtypeStruct(tuple(leaf.shape), dtype)
+    place[last] = jax.ShapeDtypeStruct(tuple(leaf.shape), dtype, sharding=sharding)
   return step, load(folder, step, manifest, target)
 
 

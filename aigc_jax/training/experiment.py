@@ -14,6 +14,7 @@ import numpy as np
 
 from aigc_jax import files, memory, run
 from aigc_jax.data import cache
+from aigc_jax.environment import environment
 from aigc_jax.errors import AigcError, DataError, Interrupted, StorageError, UsageError
 from aigc_jax.training import checkpoint, hooks, memory_use, optimizer, placement, processes, profiling, step
 from aigc_jax.training.loop import Hook, Outcome, loop, signals
@@ -33,15 +34,17 @@ def set_up():
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 
-def with_initial_params(state, config, target):
-  """The State with the parameters that `config.init_from` names, the frozen ones included."""
+def initial_params(config):
+  """(params, frozen) on the host: the parameters that `config.init_from` names, and those that never change."""
   initial = find_initial(config['init_from'])
   _, params, _ = checkpoint.restore_params(initial.checkpoints, initial.which, initial.kept)
-  loaded = step.split_frozen(params, config['training']['freeze'])
+  return jax.device_get(step.split_frozen(params, config['training']['freeze']))
+
+
+def with_initial_params(state, config, target):
+  """The State with the parameters that `config.init_from` names, the frozen ones included."""
   places = jax.tree.map(lambda leaf: leaf.sharding, (target.params, target.frozen))
-  params, frozen = jax.device_put(
-    jax.device_get(loaded), places
-  )  # (several processes place what is on the host alone)
+  params, frozen = jax.device_put(initial_params(config), places)
   average = None if state.average is None else jax.tree.map(jnp.copy, params)
   return state._replace(params=params, frozen=frozen, average=average)
 
@@ -88,7 +91,7 @@ def train(experiment, folder, console, began, traced=None):
   state, start = restored_state(prepared, folder, console)
   announce(experiment, prepared, folder, console, start)
   if processes.leads():
-    make_ready(folder, dataset, experiment.devices)
+    make_ready(folder, dataset, environment(experiment.devices))
   with (
     metrics_writer(config, folder, start) as writer,
     checkpoint.Checkpointer(
@@ -129,8 +132,8 @@ def nothing_left(workdir):
     raise
 
 
-def make_ready(folder, dataset, devices):
-  """Writes into the run folder what it needs besides its config."""
+def make_ready(folder, dataset, found):
+  """Writes into the run folder what it needs besides its config; `found`: how this start finds the machine."""
   if not (folder.path / FACTS).exists():
     files.write_json(folder.path / FACTS, dataset.facts)
   if dataset.tokenizer is not None and not (folder.path / TOKENIZER).exists():
@@ -138,7 +141,7 @@ def make_ready(folder, dataset, devices):
   for name in ('samples', 'plots'):
     with files.storage_errors(folder.path / name):
       (folder.path / name).mkdir(exist_ok=True)
-  folder.record_environment(devices)
+  folder.record_environment(found)
 
 
 def announce(experiment, prepared, folder, console, start):

@@ -63,8 +63,7 @@ def recorder(writer, console, *, start, steps, log_every, unit, flops, devices, 
     if flops and math.isfinite(peak):
       clocks['time/share_of_peak'] = flops / seconds / peak
       text += f'  {clocks["time/share_of_peak"]:.1%} of peak'
-    named = {f'train/{n}': v for n, v in values.items() if n != 'learning_rate'}
-    writer.write(step, named | {'learning_rate': values['learning_rate']} | clocks)
+    writer.write(step, named(values) | clocks)
     text += f'  ETA {clock((now - began) / (step - start) * (steps - step))}'
     newest = saved()
     console.progress(step, steps, text + (f'  saved {newest}' if newest is not None else ''))
@@ -72,8 +71,19 @@ def recorder(writer, console, *, start, steps, log_every, unit, flops, devices, 
   return record
 
 
+def named(values):
+  """The numbers of a step as metrics.jsonl has them."""
+  learned = {f'train/{name}': value for name, value in values.items() if name != 'learning_rate'}
+  return learned | {'learning_rate': values['learning_rate']}
+
+
 def evaluate(parallel, floats, state, dataset, report, batches=None):
   """{name: mean} over the validation split (or its first `batches` batches), with `report` applied."""
+  return means(evaluation_sums(parallel, floats, state, dataset, batches), report)
+
+
+def evaluation_sums(parallel, floats, state, dataset, batches=None):
+  """{name: (sum, weight)} over the validation split or its first `batches` batches, float64 on the host."""
   sums = None
   for i, batch in enumerate(dataset.validation_batches(parallel.part)):
     if batches is not None and i >= batches:
@@ -84,8 +94,13 @@ def evaluate(parallel, floats, state, dataset, report, batches=None):
     sums = found if sums is None else jax.tree.map(np.add, sums, found)
   if sums is None:
     raise DataError('the validation split holds no batch; raise config.data.validation_fraction')
-  means = {name: value / np.maximum(weight, 1e-9) for name, (value, weight) in sums.items()}
-  return {name: float(value) for name, value in report(means).items()}
+  return sums
+
+
+def means(sums, report):
+  """{name: (sum, weight)} -> {name: mean}, with the task's `report` applied."""
+  divided = {name: value / np.maximum(weight, 1e-9) for name, (value, weight) in sums.items()}
+  return {name: float(value) for name, value in report(divided).items()}
 
 
 def cost(task, name, value):
@@ -94,37 +109,43 @@ def cost(task, name, value):
 
 
 def evaluation(config, parallel, floats, dataset, task, writer, console, costs, notes):
-  """Writes the validation metrics; asks for the end of the run where patience is used up.
-
-  Args:
-    costs: of the best_metric so far, oldest first: what a resumed run has read back from disk.
-    notes: 'validation' is set to (step, cost) for the checkpoint hook.
-  """
+  """Writes the validation metrics; asks for the end of the run where patience is used up; see `judge`."""
   training = config['training']
-  metric, patience = training['best_metric'], training['patience']
 
   def call(step, state):
     began = time.perf_counter()
-    means = evaluate(parallel, floats, state, dataset, task.report, training['evaluate_batches'])
-    values = {f'validation/{name}': value for name, value in means.items()}
-    writer.write(step, values | {'time/evaluation_seconds': time.perf_counter() - began})
-    ordered = sorted(means.items(), key=lambda item: item[0] != 'loss')
-    numbered = lambda name: name.rpartition('_')[2].isdecimal()  # one of many classes
-    shown = '  '.join(
-      f'{name.replace("_", " ")} {value:.4f}' for name, value in ordered if not numbered(name)
-    )
-    console.say(f'step {step}: validation {shown}')
-    bad = [name for name, value in ordered if not math.isfinite(value)]
-    if bad:
-      raise DataError(f'step {step}: validation {bad[0].replace("_", " ")} is {means[bad[0]]}')
-    costs.append(cost(task, metric, values[metric]))
-    notes['validation'] = step, costs[-1]
-    if used_up(patience, costs):
-      console.say(f'step {step}: {metric} has not improved for {patience} evaluations; the run ends')
-      return True
-    return False
+    found = evaluate(parallel, floats, state, dataset, task.report, training['evaluate_batches'])
+    return judge(training, task, step, found, time.perf_counter() - began, writer, console, costs, notes)
 
   return Hook(training['evaluate_every'], call)
+
+
+def judge(training, task, step, found, seconds, writer, console, costs, notes):
+  """Writes and shows an evaluation. Returns whether the run ends, its patience used up.
+
+  Args:
+    found: {name: mean}; seconds: what it took.
+    costs: of the best_metric so far, oldest first: what a resumed run has read back from disk.
+    notes: 'validation' is set to (step, cost) for the checkpoint hook.
+
+  Raises: DataError where a number is not finite.
+  """
+  metric, patience = training['best_metric'], training['patience']
+  values = {f'validation/{name}': value for name, value in found.items()}
+  writer.write(step, values | {'time/evaluation_seconds': seconds})
+  ordered = sorted(found.items(), key=lambda item: item[0] != 'loss')
+  numbered = lambda name: name.rpartition('_')[2].isdecimal()  # one of many classes
+  shown = '  '.join(f'{name.replace("_", " ")} {value:.4f}' for name, value in ordered if not numbered(name))
+  console.say(f'step {step}: validation {shown}')
+  bad = [name for name, value in ordered if not math.isfinite(value)]
+  if bad:
+    raise DataError(f'step {step}: validation {bad[0].replace("_", " ")} is {found[bad[0]]}')
+  costs.append(cost(task, metric, values[metric]))
+  notes['validation'] = step, costs[-1]
+  if used_up(patience, costs):
+    console.say(f'step {step}: {metric} has not improved for {patience} evaluations; the run ends')
+    return True
+  return False
 
 
 def used_up(patience, costs):
@@ -146,28 +167,33 @@ def timed(hook, notes):
 
 
 def samples(config, parallel, dataset, task, folder, writer, console):
-  """Writes what the task shows into samples/: texts, which the console shows too, and images as PNG, which
-  TensorBoard shows too. Of several processes the first one makes them, on one device, while the others wait."""
+  """Writes what the task shows, see `show`. Of several processes the first one makes it, on one device, while the
+  others wait."""
 
   def call(step, state):
     if task.show is None:
       return
     params = merge_frozen(state.params if state.average is None else state.average, state.frozen)
     params, extra, key = parallel.local_copies((params, state.extra, state.key))
-    if not processes.leads():
-      return
-    shown = task.show(params, extra, dataset, jax.random.fold_in(key, step))
-    for name, content in shown.items():
-      path = os.path.join(folder, f'{step:08d}-{name}')
-      if isinstance(content, str):
-        files.write_atomically(path, content)
-        console.say(f'--- sample at step {step} ---\n{content}\n---')
-      else:
-        height, width = files.write_image(path, np.asarray(content))
-        writer.write_image(step, name.removesuffix('.png'), pathlib.Path(path).read_bytes(), height, width)
-        console.say(f'step {step}: sample {path}')
+    if processes.leads():
+      show(task, dataset, params, extra, key, step, folder, writer, console)
 
   return Hook(config['training']['sample_every'], call)
+
+
+def show(task, dataset, params, extra, key, step, folder, writer, console):
+  """Writes what the task shows into `folder`: texts, which the console shows too, and images as PNG, which
+  TensorBoard shows too."""
+  shown = task.show(params, extra, dataset, jax.random.fold_in(key, step))
+  for name, content in shown.items():
+    path = os.path.join(folder, f'{step:08d}-{name}')
+    if isinstance(content, str):
+      files.write_atomically(path, content)
+      console.say(f'--- sample at step {step} ---\n{content}\n---')
+    else:
+      height, width = files.write_image(path, np.asarray(content))
+      writer.write_image(step, name.removesuffix('.png'), pathlib.Path(path).read_bytes(), height, width)
+      console.say(f'step {step}: sample {path}')
 
 
 def saver(checkpointer, writer, notes):

@@ -13,6 +13,8 @@ import jax
 from aigc_jax.errors import DataError
 from aigc_jax.training import processes
 
+FINITE = ('loss', 'gradient_norm', 'parameter_norm')  # the metrics of a step that end a run otherwise
+
 
 class Hook(NamedTuple):
   """Something done between steps: `call(step, state) -> bool`, where True asks for the run to end."""
@@ -65,10 +67,15 @@ def loop(step_function, state, batch_at, start, stop, record, hooks, interrupted
 def read(step, metrics):
   """Device metrics -> {name: float}. Raises DataError where the loss or a norm is not finite."""
   values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-  bad = [name for name in ('loss', 'gradient_norm', 'parameter_norm') if not math.isfinite(values[name])]
-  if bad:
-    raise DataError(f'step {step}: {bad[0].replace("_", " ")} is {values[bad[0]]}')
+  if found := fault(values):
+    raise DataError(f'step {step}: {found}')
   return values
+
+
+def fault(values):
+  """'loss is nan' of the first of a step's numbers that must be finite and is not, or None."""
+  bad = [name for name in FINITE if not math.isfinite(values[name])]
+  return f'{bad[0].replace("_", " ")} is {values[bad[0]]}' if bad else None
 
 
 @contextmanager

@@ -214,13 +214,14 @@ def make_evaluate(config, builder, axis):
   return evaluate
 
 
-def lanes(program, shared_batch=True):
-  """The Program over a leading lane axis of floats, keys and states; frozen parameters are shared by the lanes.
+def lanes(program, batch=None, frozen=None):
+  """The Program over a leading lane axis of floats, keys and states.
 
-  It attends by XLA, unless it was made with 'cudnn' as `config.model.attention`, which is for models that read no
-  lengths: under vmap jax hands cuDNN none that lanes share.
+  `batch` and `frozen` say which of their leaves have that axis, too: None (shared by the lanes), 0, or for a batch
+  {entry: None or 0}. It attends by XLA, unless it was made with 'cudnn' as `config.model.attention`, which is for
+  models that read no lengths: under vmap jax hands cuDNN none that lanes share.
   """
-  state, batch = State(0, 0, None, 0, 0, 0, 0), None if shared_batch else 0
+  state = State(0, 0, frozen, 0, 0, 0, 0)
   return Program(
     jax.vmap(program.init, in_axes=(0, 0, batch)),
     jax.vmap(program.step, in_axes=(0, state, batch), out_axes=(state, 0)),
