@@ -1,12 +1,14 @@
 """A group of trials as lanes of one program: the one loop over stacked states, and a run folder for each trial.
 
-While it runs the group has one stacked checkpoint a step, in groups/NAME/checkpoints; lanes that end get their own,
-cut out of those. A group that is killed goes on from the stacked one; trials that are grouped otherwise then, from their
-own, which `release` makes.
+While it runs the group saves one stacked checkpoint at a time, in groups/NAME/checkpoints; lanes that end get their
+own, cut out of those. A group that was killed goes on from the stacked one; where its trials are grouped in another way
+then, they go on from their own, which `release` makes.
 """
 
 import contextlib
+import functools
 import hashlib
+import json
 import resource
 import shutil
 import time
@@ -194,6 +196,7 @@ def open_lanes(opened, folder, trials, made, ended, start):
     resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
   )
   lanes, found = [], environment(made.stack.mesh.devices.flat) | {'lanes': len(trials)}
+  task_of = functools.lru_cache(None)(lambda text: tasks.build(attention.portable(json.loads(text))))
   for index, (trial, config) in enumerate(zip(trials, made.configs, strict=True)):
     if index in ended:
       continue
@@ -202,7 +205,8 @@ def open_lanes(opened, folder, trials, made, ended, start):
     experiment.make_ready(held, dataset, found)
     writer = opened.enter_context(experiment.metrics_writer(config, held, start))
     console = opened.enter_context(Console(held.path / 'log.txt', quiet=True))
-    task = tasks.build(attention.portable(config))
+    # lanes whose optimizers alone differ show what they make by the same compiled functions
+    task = task_of(json.dumps(config | {'seed': 0, 'optimizer': made.configs[0]['optimizer']}))
     metric = config['training']['best_metric']
     costs = [hooks.cost(task, metric, row[metric]) for row in run.read_metrics(held.path) if metric in row]
     lanes.append(lane_hooks.Lane(index, trial.name, config, task, dataset, held, writer, console, costs, {}))

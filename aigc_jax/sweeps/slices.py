@@ -37,7 +37,7 @@ def host_copy(state):
 
 
 def lane_of(fields, lane, frozen):
-  """One lane of what `host_copy` gave. `frozen`: the lane axis of frozen parameters, 0, or None where lanes share them."""
+  """One lane of what `host_copy` gave. `frozen`: the lane axis of frozen parameters, 0, or None: lanes share them."""
   axis = lambda name: frozen if name == 'frozen' else 0
   picked = {
     name: jax.tree.map(lambda leaf: leaf if axis(name) is None else leaf[lane], tree)

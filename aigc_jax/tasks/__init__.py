@@ -1,5 +1,6 @@
 """What can be learned: one file a task, with its schema, its builder, and what it takes from the data."""
 
+import re
 from typing import Any, NamedTuple
 
 from aigc_jax import data
@@ -54,6 +55,12 @@ def check(config):
 def build(config):
   """The Task of a resolved config, whose floats may be traced."""
   return KINDS[config['task']['name']].room.build(config)
+
+
+def higher_is_better(config):
+  """Whether more is better of the metric that `config.training.best_metric` names, also where it is of one class."""
+  name = re.sub(r'_\d+$', '', config['training']['best_metric'].removeprefix('validation/'))
+  return name in KINDS[config['task']['name']].room.HIGHER_IS_BETTER
 
 
 def complete(config, dataset):

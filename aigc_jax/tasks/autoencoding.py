@@ -19,6 +19,14 @@ from aigc_jax.tasks.augmentation import dynamic_binarization
 from aigc_jax.tasks.images import as_floats, gather
 from aigc_jax.tasks.likelihoods import gaussian_kl, importance_bound, log_likelihood
 
+HIGHER_IS_BETTER = (
+  'elbo',
+  'importance_bound',
+  'active_units',
+  'codebook_perplexity',
+  'codes_used',
+)  # metrics
+
 MODELS = ('autoencoder', 'vq_autoencoder')
 ACTIVE = 0.01  # variance of a latent's posterior mean over the images (Burda et al. 2016, section 5.2)
 
@@ -135,7 +143,7 @@ def build(config):
     if parts.gaussian
     else None,  # nothing else has a prior
     unit='images',
-    higher_is_better=('elbo', 'importance_bound', 'active_units', 'codebook_perplexity', 'codes_used'),
+    higher_is_better=HIGHER_IS_BETTER,
   )
 
 

@@ -16,6 +16,8 @@ from aigc_jax.tasks.augmentation import dynamic_binarization, random_crop, rando
 from aigc_jax.tasks.images import as_floats, gather
 from aigc_jax.tasks.losses import smoothed_cross_entropy, softmax_cross_entropy
 
+HIGHER_IS_BETTER = ('accuracy',)  # metrics
+
 MODELS = ('mlp', 'cnn', 'resnet', 'rnn_classifier', 'transformer_classifier')
 NAMED_CLASSES = 20  # with more classes than these, accuracies of single classes stay out of the metrics
 MISTAKES = 24  # images of mistakes that are shown
@@ -126,7 +128,7 @@ def build(config):
     del key
     return shown(lambda batch: predict(params, extra, batch), dataset, classes)
 
-  better = ('accuracy', *(f'accuracy_{i}' for i in range(min(classes, NAMED_CLASSES))))
+  better = (*HIGHER_IS_BETTER, *(f'accuracy_{i}' for i in range(min(classes, NAMED_CLASSES))))
   return Task(init, loss, collect, evaluate, report, show, higher_is_better=better)
 
 

@@ -17,6 +17,8 @@ from aigc_jax.task import Task
 from aigc_jax.tasks import image_language
 from aigc_jax.tasks.losses import cross_entropy
 
+HIGHER_IS_BETTER = ('accuracy',)  # metrics
+
 
 @dataclasses.dataclass(frozen=True)
 class LanguageConfig:
@@ -143,7 +145,7 @@ def build(config):
     prompts=None if images else generation.prompts_of,
     layout='batch' if carries else 'replicated',
     unit='tokens',
-    higher_is_better=('accuracy',),
+    higher_is_better=HIGHER_IS_BETTER,
   )
 
 

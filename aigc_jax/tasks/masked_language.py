@@ -22,6 +22,8 @@ from aigc_jax.task import Task
 from aigc_jax.tasks import language
 from aigc_jax.tasks.losses import cross_entropy
 
+HIGHER_IS_BETTER = ('accuracy',)  # metrics
+
 EVALUATION_SEED = 0  # of what evaluations hide: the same in every run, so that figures can be compared
 
 
@@ -100,7 +102,7 @@ def build(config):
     show,
     fills_masks=True,
     unit='masks',
-    higher_is_better=('accuracy',),
+    higher_is_better=HIGHER_IS_BETTER,
   )
 
 

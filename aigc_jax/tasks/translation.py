@@ -22,6 +22,8 @@ from aigc_jax.generation.text import Prompts
 from aigc_jax.task import Task
 from aigc_jax.tasks.losses import cross_entropy
 
+HIGHER_IS_BETTER = ('accuracy', 'exact_match')  # metrics
+
 ENCODER_DECODERS = ('transformer_encoder_decoder', 'rnn_encoder_decoder')
 MODELS = (*ENCODER_DECODERS, 'transformer', 'rnn')
 
@@ -140,7 +142,7 @@ def build(config):
     prompts=functools.partial(prompts, config, encodes),
     answers=True,
     unit='tokens',
-    higher_is_better=('accuracy', 'exact_match'),
+    higher_is_better=HIGHER_IS_BETTER,
   )
 
 
