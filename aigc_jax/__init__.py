@@ -5,6 +5,8 @@ PUBLIC = {
   'resume': 'api',
   'load_run': 'api',
   'dry_run': 'api',
+  'sweep': 'sweeping',
+  'load_sweep': 'sweeps.frame',
   'list_runs': 'overview',
   'diff': 'overview',
 }

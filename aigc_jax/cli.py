@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 
-from aigc_jax import cli_distributed, cli_generate, files
+from aigc_jax import cli_distributed, cli_generate, cli_sweep, files
 from aigc_jax.errors import AigcError, UsageError
 
 BEGAN = time.perf_counter()  # when the command was typed, but for Python's own start
@@ -22,6 +22,8 @@ DESCRIPTION = """Train, resume, evaluate and sample generative models in JAX.
   aigc generate runs/vae --num=64 --label=Sneaker             a picture from one that draws
   aigc eval runs/mine --data=text:FILE                        loss, perplexity, bits per character
   aigc eval runs/vae --config.task.importance_samples=5000    fields of the task may differ
+  aigc sweep --config=FILE.py --sweep="optimizer.learning_rate=1e-4,3e-4;seed=0..2"
+  aigc report runs/rates                                      its table and its page of charts
   aigc list; aigc diff runs/a runs/b                          what was run, and how two runs differ
 
 exit status: 0 done, 64 usage or config, 65 data or a number not finite, 74 storage, 75 interrupted and resumable"""
@@ -83,6 +85,8 @@ def parser():
   detect.add_argument('--text_file', required=True, metavar='FILE', help='UTF-8, without the prompt')
   detect.add_argument('--watermark', type=int, required=True, metavar='KEY')
   detect.add_argument('--watermark_fraction', type=float, default=0.25)
+
+  cli_sweep.add_options(add)
 
   listing = add('list', 'the runs under a folder')
   listing.add_argument('root', nargs='?', default='runs')
@@ -204,20 +208,21 @@ def dispatch(arguments):
   """Does what was typed. Returns the exit status."""
   overrides, others = split_overrides(arguments)
   options = parser().parse_args(others)
-  if overrides and options.verb not in ('train', 'eval'):
+  if overrides and options.verb not in ('train', 'eval', 'sweep'):
     raise UsageError(f'--config.{overrides[0][0]}: fields of a config are set with `aigc train`')
   if options.verb == 'train':
     return cli_distributed.run(options, arguments, lambda: train(options, overrides))
   if options.verb == 'resume':
     return cli_distributed.run(options, arguments, lambda: resume(options))
-  if options.verb == 'eval':
-    evaluate(options, overrides)
+  if options.verb in ('eval', 'sweep'):
+    {'eval': evaluate, 'sweep': cli_sweep.sweep}[options.verb](options, overrides)
   else:
     verbs = {
       'generate': cli_generate.generate,
       'list': listing,
       'diff': diff,
       'detect': detect,
+      'report': cli_sweep.report,
     }
     verbs[options.verb](options)
   return 0

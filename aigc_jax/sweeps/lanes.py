@@ -23,8 +23,9 @@ from aigc_jax.environment import environment
 from aigc_jax.errors import AigcError, Interrupted
 from aigc_jax.schemas import resolved
 from aigc_jax.sweeps import lane_hooks, slices, stack
+from aigc_jax.sweeps.folder import has_ended
 from aigc_jax.training import attention, checkpoint, experiment, hooks, memory_use, placement, prepare
-from aigc_jax.training.console import Console
+from aigc_jax.training.console import Console, size
 from aigc_jax.training.loop import loop, signals
 
 GROUPS, MEMBERS = 'groups', 'group.json'
@@ -40,18 +41,12 @@ class Plan(NamedTuple):
   compiled: dict
 
 
-class TooLarge(Exception):
-  """A group does not fit the memory; `fits` lanes do."""
+class Apart(Exception):
+  """Trials cannot run as one group, and nothing was done; so many `lanes` at a time can."""
 
-  def __init__(self, fits):
-    super().__init__(fits)
-    self.fits = fits
-
-
-def can_be_lanes(config):
-  """Whether trials of this structure run as lanes: each has to fit a device, and to draw what one device draws."""
-  places = config['parallel']
-  return places['mode'] == 'mesh' and places['fsdp'] == 1 and places['tensor'] == 1
+  def __init__(self, why, lanes):
+    super().__init__(why)
+    self.lanes = lanes
 
 
 def group_name(trials):
@@ -72,7 +67,7 @@ def complete_configs(first, trials):
 
 
 def plan(folder, trials, share=1):
-  """The Plan of a group. Raises UsageError for what is wrong with its config, TooLarge where it takes too much memory.
+  """The Plan of a group. Raises UsageError for what is wrong with its config, Apart where it takes too much memory.
 
   Args:
     folder: of the sweep. share: workers that share this machine's memory.
@@ -98,13 +93,14 @@ def plan(folder, trials, share=1):
 
 
 def check_memory(octets, stacked, count, share):
-  """Raises TooLarge where lanes that take so many bytes on each device do not fit."""
+  """Raises Apart where lanes that take so many bytes on each device do not fit."""
   devices = list(stacked.mesh.devices.flat)
   limit = memory_use.capacity(devices)
   if limit is not None and devices[0].platform == 'cpu':
     limit //= share
   if limit is not None and octets > limit and count > 1:
-    raise TooLarge(max(1, min(count - 1, int(count * limit / octets))))
+    fit = max(1, min(count - 1, int(count * limit / octets)))
+    raise Apart(f'need {size(octets)} of the {size(limit)} on a device; {fit} run at a time', fit)
 
 
 def release(folder, trials):
@@ -133,14 +129,6 @@ def hand_back(folder, members, checkpoints, frozen):
     slices.hand_over(checkpoints, frozen, keep, lanes)
 
 
-def has_ended(path):
-  """Whether a trial is not to be taken up again: it is done, was pruned, or met a number that is not finite."""
-  if not (path / run.CONFIG).exists():
-    return False
-  status = run.Run(path).read_status()
-  return status['state'] in ('done', 'non-finite') or status['message'].startswith('pruned')
-
-
 def run_lanes(folder, trials, console, share=1, prune=lambda lane, step, found: None):
   """Runs trials to their ends as lanes of one program, from where they are.
 
@@ -150,7 +138,7 @@ def run_lanes(folder, trials, console, share=1, prune=lambda lane, step, found: 
     prune: (lane, step, {name: mean}) -> why the lane is to stop, or None.
 
   Raises:
-    TooLarge: nothing was done. Interrupted: by a signal, after saving. AigcError: of all lanes, such as a full disk.
+    Apart: nothing was done. Interrupted: by a signal, after saving. AigcError: of all lanes, such as a full disk.
   """
   began = time.perf_counter()
   release(folder, trials)
@@ -163,7 +151,7 @@ def run_lanes(folder, trials, console, share=1, prune=lambda lane, step, found: 
   ended = {i: lane_hooks.Ended('done', 0, '') for i, t in enumerate(trials) if has_ended(folder / t.name)}
   keep = made.stack.config['training']['keep_checkpoints']
   stacked = place / 'checkpoints'
-  state, start = restored(made, folder, trials, ended, stacked, console)
+  state, start = restored(made, folder, trials, stacked, console)
   with contextlib.ExitStack() as opened:
     lanes = open_lanes(opened, folder, trials, made, ended, start)
     checkpointer = opened.enter_context(
@@ -177,15 +165,19 @@ def run_lanes(folder, trials, console, share=1, prune=lambda lane, step, found: 
   (place / MEMBERS).unlink()
 
 
-def restored(made, folder, trials, ended, stacked, console):
+def restored(made, folder, trials, stacked, console):
   """(stacked State, step) to go on from: the group's newest checkpoint, else the trials' own ones, else the first."""
   if checkpoint.steps(stacked):
     step, state = checkpoint.restore(stacked, made.stack.target, 'latest', console.say)
     return state, step
   folders = [folder / trial.name / 'checkpoints' for trial in trials]
   frozen = None if made.stack.config['init_from'] else 0
-  found = None if ended else slices.gather(folders, made.stack.target, frozen, made.stack.count)
-  return (found[1], found[0]) if found else (stack.first_state(made.stack), 0)
+  if not any(map(checkpoint.steps, folders)):
+    return stack.first_state(made.stack), 0
+  found = slices.gather(folders, made.stack.target, frozen, made.stack.count)
+  if found is None:
+    raise Apart('have no whole checkpoints of one step; they run one by one', 1)
+  return found[1], found[0]
 
 
 def open_lanes(opened, folder, trials, made, ended, start):

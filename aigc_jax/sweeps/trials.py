@@ -62,7 +62,8 @@ def name_of(config):
 def structure_of(config):
   """The resolved config as text without what may differ between the lanes of one program: traced floats and seeds."""
   blank = with_floats(config, dict.fromkeys(floats_of(config), 'float'))
-  for key in SEEDS:
+  # batches of several shapes are of one shape at a step for those alone that have them in the same order
+  for key in SEEDS[:1] if 'buckets' in config['data'] else SEEDS:
     section, _, name = key.rpartition('.')
     if section:
       blank[section] = blank[section] | {name: 'seed'}
@@ -77,6 +78,12 @@ def groups_of(trials):
   for trial in trials:
     groups.setdefault(structure_of(trial.config), []).append(trial)
   return list(groups.values())
+
+
+def can_be_lanes(config):
+  """Whether trials of this structure run as lanes: each has to fit a device, and to draw what one device draws."""
+  places = config['parallel']
+  return places['mode'] == 'mesh' and places['fsdp'] == 1 and places['tensor'] == 1
 
 
 def differing(trials):

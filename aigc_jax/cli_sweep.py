@@ -1,0 +1,56 @@
+"""The verbs of the command line about sweeps: `aigc sweep` and `aigc report`."""
+
+from aigc_jax.errors import UsageError
+
+
+def add_options(add):
+  """add: (name, text) -> the parser of a verb."""
+  sweep = add('sweep', 'train the trials of a sweep; the same command again finishes the rest')
+  sweep.add_argument(
+    '--config', required=True, metavar='FILE.py[:VARIANT]', help='fields: --config.a.b=VALUE'
+  )
+  sweep.add_argument(
+    '--sweep',
+    required=True,
+    metavar='NAME|KEY=VALUES;...',
+    help="a function sweep_NAME() of the config file, or values: 'optimizer.learning_rate=1e-4,3e-4;seed=0..4'",
+  )
+  sweep.add_argument(
+    '--workdir', metavar='FOLDER', help='of the sweep; default: one under runs/ named by its trials'
+  )
+  sweep.add_argument('--dry_run', action='store_true', help='print the trials, their groups and their cost')
+  sweep.add_argument('--jobs', type=int, default=1, help='worker processes at a time (default 1)')
+  sweep.add_argument(
+    '--lanes', type=int, help='trials in one program at most; default: as many as the memory holds'
+  )
+  sweep.add_argument(
+    '--timeout', type=float, metavar='SECONDS', help='without a sign of life that end a worker'
+  )
+
+  report = add('report', 'the answer of a sweep: table.csv, table.md and report.html in its folder')
+  report.add_argument('folder')
+
+
+def check(options):
+  for name, least in (('jobs', 1), ('lanes', 1), ('timeout', 0)):
+    value = getattr(options, name)
+    if value is not None and value < least:
+      raise UsageError(f'--{name}={value}: it takes {least} or more')
+
+
+def sweep(options, overrides):
+  from aigc_jax import sweeping
+
+  check(options)
+  if options.dry_run:
+    sweeping.dry_run_sweep(options.config, options.sweep, overrides, lanes=options.lanes)
+    return
+  choices = {name: getattr(options, name) for name in ('workdir', 'jobs', 'lanes', 'timeout')}
+  sweeping.sweep(options.config, options.sweep, overrides=overrides, **choices)
+
+
+def report(options):
+  from aigc_jax.sweeps import report
+
+  for path in report.report(options.folder):
+    print(path)

@@ -1,0 +1,69 @@
+"""The verbs about sweeps in Python: `sweep(config, space)`, `load_sweep(folder)`."""
+
+import hashlib
+import os
+import pathlib
+import re
+
+from aigc_jax.errors import DataError, UsageError
+from aigc_jax.sweeps import folder as sweep_folder
+from aigc_jax.sweeps import launch, report
+from aigc_jax.sweeps.trials import space_of, trials_of
+from aigc_jax.training.console import Console
+
+
+def find_trials(config, space, overrides):
+  """[Trial]; `space` is a list of override dicts, a text, or the name of a function of the config file."""
+  if isinstance(space, str):
+    if '=' not in space and not isinstance(config, str | os.PathLike):
+      raise UsageError(f'sweep: {space!r} names a function of a config file, and the config is no file')
+    space = space_of(str(config), space)
+  config = str(config) if isinstance(config, os.PathLike) else config
+  return trials_of(config, space, overrides)
+
+
+def dry_run_sweep(config, space, overrides=(), lanes=None):
+  """Prints the trials, how they group, and what they would cost; writes nothing. Arguments: see `sweep`."""
+  from aigc_jax.sweeps import estimate
+  from aigc_jax.training.experiment import set_up
+
+  set_up()
+  estimate.dry_run(find_trials(config, space, overrides), lanes)
+
+
+def sweep(config, space, workdir=None, overrides=(), jobs=1, lanes=None, timeout=None, quiet=False):
+  """Trains the trials of a sweep and reports on them; the same call again finishes the rest.
+
+  Args:
+    config: 'FILE.py:VARIANT', a ConfigDict or nested dicts.
+    space: [{dotted key: value}], one a trial (see `sweeps.space`); 'KEY=VALUE,VALUE;...'; or NAME of the config
+      file's function sweep_NAME().
+    workdir: the sweep's folder; None: one under runs/ that the trials name.
+    overrides: [(dotted key, text or value)] of every trial.
+    jobs: worker processes at a time. lanes: trials in one program at most. timeout: seconds without a sign of life
+      that end a worker.
+
+  Returns: the folder's path.
+
+  Raises:
+    UsageError: before anything starts. Interrupted: by a signal, after saving. DataError: no trial came to its end.
+  """
+  trials = find_trials(config, space, overrides)
+  label = str(config) if isinstance(config, str | os.PathLike) else None
+  path = pathlib.Path(workdir or default_folder(label, trials))
+  with sweep_folder.opened(path, label, trials), Console(path / 'log.txt', quiet) as console:
+    console.say(f'sweep folder: {path}, {len(trials)} trials')
+    options = launch.Options(jobs, timeout, lanes)
+    failed = launch.launch(path, trials, options, console)
+    pages = report.report(path)
+    console.say(f'report: {pages[-1]}')
+    if len(failed) == len(trials):
+      raise DataError(f'{path}: no trial came to its end; {next(iter(failed.values()))["message"]}')
+  return path
+
+
+def default_folder(label, trials):
+  """runs/CONFIG-sweep-HASH: the same trials are always there."""
+  name = re.sub(r'[^\w.]+', '-', re.sub(r'\.py\b', '', os.path.basename(label or 'python'))).strip('-.')
+  text = ' '.join(sorted(trial.name for trial in trials))
+  return f'runs/{name}-sweep-{hashlib.sha256(text.encode()).hexdigest()[:8]}'
