@@ -52,12 +52,11 @@ def as_lanes(trials):
   except lanes.Apart as error:
     return as_lanes(trials[: error.lanes]) if error.lanes > 1 else (1, *alone(trials[0]))
   stacked = made.stack
-  on = stacked.put_lanes(np.ones(stacked.count, bool))
-  carry = stack.Carry(stack.first_state(stacked), stacked.put_lanes(np.ones(stacked.count, bool)))
+  on = stacked.way.flags(np.ones(stacked.count, bool))
+  carry = stacked.way.first(stack.first_state(stacked))
   batch = stack.batch_at(stacked, 0)
   compiled = made.compiled[placement.shape_of(batch)]
-  take = lambda carry: compiled(stacked.floats, carry, batch, on)[0]
-  return len(trials), timed(take, carry), memory_use.of_program(compiled).peak
+  return len(trials), timed(lambda carry: compiled(carry, batch, on)[0], carry), made.peak
 
 
 def alone(trial):

@@ -87,7 +87,7 @@ def recorder(group, start, unit):
   def record(step, metrics):
     nonlocal mark, since, seen
     notes['step'] = step
-    values = jax.device_get(metrics)  # {name: [lanes]}
+    values = {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}  # {name: [lanes]}
     fine = np.isfinite([values[name] for name in FINITE]).all(0)
     seen = seen + values['weight']
     numbers = lambda lane: {name: float(array[lane.index]) for name, array in values.items()}
@@ -156,14 +156,10 @@ def samples(group):
     lanes = [lane for lane in group.lanes if ended_at(group, lane, step) and lane.task.show is not None]
     if not lanes:
       return
-    state = carry.state
-    params = state.params if state.average is None else state.average
     for lane in lanes:
-      mine = lambda tree: jax.tree.map(lambda leaf: leaf[lane.index], tree)
-      frozen = state.frozen if group.frozen_axis is None else mine(state.frozen)
-      folder = lane.folder.path / 'samples'
-      whole = merge_frozen(mine(params), frozen)
-      arguments = lane.task, lane.dataset, whole, mine(state.extra), state.key[lane.index], step, folder
+      state = group.stack.way.lane(carry.state, lane.index)
+      params = merge_frozen(state.params if state.average is None else state.average, state.frozen)
+      arguments = lane.task, lane.dataset, params, state.extra, state.key, step, lane.folder.path / 'samples'
       alone(group, lane, step, hooks.show, *arguments, lane.writer, lane.console)
 
   return Hook(group.training['sample_every'], call)
@@ -177,21 +173,18 @@ def ended_at(group, lane, step):
 
 def saver(group):
   """One stacked checkpoint; at the last step there is none, since `settle` writes those of the trials."""
-  finite = jax.jit(jax.vmap(all_finite))
+  finite = jax.jit(all_finite)
 
   def call(step, carry):
-    check_finite(group, step, finite(carry.state._replace(key=None, frozen=None)))
+    for lane in group.going:
+      state = group.stack.way.lane(carry.state, lane.index)
+      if not finite(state._replace(key=None, frozen=None)):
+        end(group, lane, 'non-finite', step, f'step {step}: the state holds numbers that are not finite')
     if group.notes.get('checkpoint') == step or not group.going or step == group.training['steps']:
       return
     save(group, step, carry.state)
 
   return Hook(group.training['checkpoint_every'], call)
-
-
-def check_finite(group, step, fine):
-  for lane in group.going:
-    if not np.asarray(fine)[lane.index]:
-      end(group, lane, 'non-finite', step, f'step {step}: the state holds numbers that are not finite')
 
 
 def save(group, step, state):
@@ -200,7 +193,7 @@ def save(group, step, state):
   metrics = [None] * group.stack.count
   for lane in group.going:
     metrics[lane.index] = metric_at(lane, step)
-  group.checkpointer.save(step, state, metric=metrics)
+  group.checkpointer.save(step, group.stack.way.together(state), metric=metrics)
   group.notes['checkpoint'] = step
 
 
@@ -228,7 +221,12 @@ def settle(group, step, carry):
     for lane in good:
       lane.writer.flush()
     hand_over(
-      good, (step, slices.host_copy(carry.state), {lane.index: metric_at(lane, step) for lane in good})
+      good,
+      (
+        step,
+        slices.host_copy(group.stack.way.together(carry.state)),
+        {lane.index: metric_at(lane, step) for lane in good},
+      ),
     )
   if bad:
     hand_over(bad, None)

@@ -15,7 +15,6 @@ import time
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from aigc_jax import files, run, tasks
 from aigc_jax.config import floats_of, with_floats
@@ -38,7 +37,8 @@ class Plan(NamedTuple):
   experiment: Any  # of the first trial
   configs: list  # complete, of each trial
   stack: stack.Stack
-  compiled: dict
+  compiled: dict  # {shape of a batch: step}
+  peak: int  # bytes on a device
 
 
 class Apart(Exception):
@@ -86,10 +86,9 @@ def plan(folder, trials, share=1):
   datasets = [by_seed[config['data'].get('seed')] for config in configs]
   stacked = stack.place(configs, datasets, devices)
   check_memory(memory_use.bytes_of(stacked.target), stacked, len(trials), share)
-  compiled = stack.compile_steps(stacked)
-  for program in compiled.values():
-    check_memory(memory_use.of_program(program).peak, stacked, len(trials), share)
-  return Plan(first, configs, stacked, compiled)
+  compiled, peak = stack.compile_steps(stacked)
+  check_memory(peak, stacked, len(trials), share)
+  return Plan(first, configs, stacked, compiled, peak)
 
 
 def check_memory(octets, stacked, count, share):
@@ -169,7 +168,7 @@ def restored(made, folder, trials, stacked, console):
   """(stacked State, step) to go on from: the group's newest checkpoint, else the trials' own ones, else the first."""
   if checkpoint.steps(stacked):
     step, state = checkpoint.restore(stacked, made.stack.target, 'latest', console.say)
-    return state, step
+    return made.stack.way.apart(state), step
   folders = [folder / trial.name / 'checkpoints' for trial in trials]
   frozen = None if made.stack.config['init_from'] else 0
   if not any(map(checkpoint.steps, folders)):
@@ -177,7 +176,7 @@ def restored(made, folder, trials, stacked, console):
   found = slices.gather(folders, made.stack.target, frozen, made.stack.count)
   if found is None:
     raise Apart('have no whole checkpoints of one step; they run one by one', 1)
-  return found[1], found[0]
+  return made.stack.way.apart(found[1]), found[0]
 
 
 def open_lanes(opened, folder, trials, made, ended, start):
@@ -224,7 +223,7 @@ def announce(group, made, start, began):
 def take_steps(group, made, state, start):
   """Takes the steps of the lanes from `start` on. Leaves every folder in order, and raises what ended them all."""
   steps, stacked = group.training['steps'], made.stack
-  carry = stack.Carry(state, stacked.put_lanes(np.ones(stacked.count, bool)))
+  carry = stacked.way.first(state)
   record = lane_hooks.recorder(group, start, made.experiment.task.unit)
   batch_at = lambda at: stack.batch_at(stacked, at)
   group.console.start(start, steps)
@@ -256,8 +255,8 @@ def step_function(group, compiled):
   def step(carry, batch):
     nonlocal told, flags
     if told != len(group.ended):
-      told, flags = len(group.ended), stacked.put_lanes(lane_hooks.live_flags(group))
+      told, flags = len(group.ended), stacked.way.flags(lane_hooks.live_flags(group))
     # a batch of lanes has the shape that `compile_steps` saw
-    return compiled[placement.shape_of(batch)](stacked.floats, carry, batch, flags)
+    return compiled[placement.shape_of(batch)](carry, batch, flags)
 
   return step

@@ -138,7 +138,7 @@ class Driver:
     self.waiting, self.running = plan(folder, trials, options), []
     self.free = slots_of(options.jobs)
     self.told = {t.name for t in trials if sweep_folder.has_ended(folder / t.name)}
-    self.failures, self.stopping = {}, False
+    self.failures, self.stopping, self.told_last = {}, False, ''
 
   def run(self):
     before = {number: signal.signal(number, self.stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -255,7 +255,9 @@ class Driver:
     text = (
       f'{done} of {total} trials ended, {working} in {len(self.running)} workers, {len(self.failures)} failed'
     )
-    self.console.progress(done, total, text)
+    if text != self.told_last:
+      self.told_last = text
+      self.console.progress(done, total, text)
 
 
 def shown_trial(trial):
