@@ -27,11 +27,22 @@ def add_options(add):
     '--timeout', type=float, metavar='SECONDS', help='without a sign of life that end a worker'
   )
 
+  sweep.add_argument(
+    '--search', choices=('optuna',), help='let Optuna propose the trials, from ranges in --sweep'
+  )
+  sweep.add_argument('--trials', type=int, help='with --search: how many')
+  sweep.add_argument('--metric', help='what trials are compared by (config.training.best_metric)')
+
   report = add('report', 'the answer of a sweep: table.csv, table.md and report.html in its folder')
   report.add_argument('folder')
 
 
 def check(options):
+  """Raises UsageError for numbers out of range and options that do not go together."""
+  if (options.search is None) != (options.trials is None):
+    raise UsageError('--search=optuna and --trials=N go together')
+  if options.search and options.dry_run:
+    raise UsageError('--dry_run: the trials of a search are not known before it runs; leave out one of them')
   for name, least in (('jobs', 1), ('lanes', 1), ('timeout', 0)):
     value = getattr(options, name)
     if value is not None and value < least:
@@ -42,11 +53,16 @@ def sweep(options, overrides):
   from aigc_jax import sweeping
 
   check(options)
+  if options.metric:
+    overrides = [*overrides, ('training.best_metric', options.metric)]
   if options.dry_run:
     sweeping.dry_run_sweep(options.config, options.sweep, overrides, lanes=options.lanes)
     return
   choices = {name: getattr(options, name) for name in ('workdir', 'jobs', 'lanes', 'timeout')}
-  sweeping.sweep(options.config, options.sweep, overrides=overrides, **choices)
+  if options.search:
+    sweeping.search(options.config, options.sweep, options.trials, overrides=overrides, **choices)
+  else:
+    sweeping.sweep(options.config, options.sweep, overrides=overrides, **choices)
 
 
 def report(options):

@@ -1,6 +1,7 @@
 """The verbs about sweeps in Python: `sweep(config, space)`, `load_sweep(folder)`."""
 
 import hashlib
+import json
 import os
 import pathlib
 import re
@@ -8,7 +9,7 @@ import re
 from aigc_jax.errors import DataError, UsageError
 from aigc_jax.sweeps import folder as sweep_folder
 from aigc_jax.sweeps import launch, report
-from aigc_jax.sweeps.trials import space_of, trials_of
+from aigc_jax.sweeps.trials import search_space_of, space_of, trials_of
 from aigc_jax.training.console import Console
 
 
@@ -48,22 +49,50 @@ def sweep(config, space, workdir=None, overrides=(), jobs=1, lanes=None, timeout
   Raises:
     UsageError: before anything starts. Interrupted: by a signal, after saving. DataError: no trial came to its end.
   """
-  trials = find_trials(config, space, overrides)
-  label = str(config) if isinstance(config, str | os.PathLike) else None
-  path = pathlib.Path(workdir or default_folder(label, trials))
+  trials, label = find_trials(config, space, overrides), label_of(config)
+  path = pathlib.Path(workdir or default_folder(label, sorted(trial.name for trial in trials)))
   with sweep_folder.opened(path, label, trials), Console(path / 'log.txt', quiet) as console:
     console.say(f'sweep folder: {path}, {len(trials)} trials')
     options = launch.Options(jobs, timeout, lanes)
     failed = launch.launch(path, trials, options, console)
-    pages = report.report(path)
-    console.say(f'report: {pages[-1]}')
-    if len(failed) == len(trials):
-      raise DataError(f'{path}: no trial came to its end; {next(iter(failed.values()))["message"]}')
+    conclude(path, failed, len(trials), console)
   return path
 
 
-def default_folder(label, trials):
+def search(config, space, trials, workdir=None, overrides=(), jobs=1, lanes=None, timeout=None, quiet=False):
+  """As `sweep`, where Optuna proposes `trials` trials by what those before them reached, and poor ones are pruned.
+
+  space: {dotted key: sweeps.space.Between or [value]}; 'KEY=uniform(LOW,HIGH);KEY=A,B;...'; or NAME of the config
+    file's function search_NAME().
+  """
+  from aigc_jax.sweeps import search as searching
+
+  label = label_of(config)
+  if isinstance(space, str):
+    space = search_space_of(label or '', space)
+  wanted = searching.Search(label or config, list(overrides), space, trials)
+  base = searching.check(wanted)
+  searched = json.loads(json.dumps({'space': space, 'base': base}))
+  path = pathlib.Path(workdir or default_folder(label, [json.dumps(searched, sort_keys=True)]))
+  with sweep_folder.opened(path, label, [], searched), Console(path / 'log.txt', quiet) as console:
+    console.say(f'sweep folder: {path}, {trials} trials proposed by Optuna')
+    failed = searching.run_search(path, wanted, launch.Options(jobs, timeout, lanes, True), console)
+    conclude(path, failed, trials, console)
+  return path
+
+
+def conclude(path, failed, count, console):
+  """Writes the report. Raises DataError where no trial came to its end."""
+  console.say(f'report: {report.report(path)[-1]}')
+  if len(failed) == count:
+    raise DataError(f'{path}: no trial came to its end; {next(iter(failed.values()))["message"]}')
+
+
+def label_of(config):
+  return str(config) if isinstance(config, str | os.PathLike) else None
+
+
+def default_folder(label, parts):
   """runs/CONFIG-sweep-HASH: the same trials are always there."""
   name = re.sub(r'[^\w.]+', '-', re.sub(r'\.py\b', '', os.path.basename(label or 'python'))).strip('-.')
-  text = ' '.join(sorted(trial.name for trial in trials))
-  return f'runs/{name}-sweep-{hashlib.sha256(text.encode()).hexdigest()[:8]}'
+  return f'runs/{name}-sweep-{hashlib.sha256(" ".join(parts).encode()).hexdigest()[:8]}'

@@ -2,6 +2,7 @@
 
 sweep.json     the trials in order, their overrides, and the metric that they are compared by
 configs.json   {name: resolved config}
+search.json    what a search looks through, where Optuna proposes the trials
 failures.json  {name: {message, attempts}} of trials whose process failed
 NAME/          the run folder of a trial, once it has begun
 groups/        what groups of lanes have while they run, and the lines of their processes
@@ -16,26 +17,31 @@ from aigc_jax.errors import UsageError
 from aigc_jax.sweeps.trials import Trial, shown
 
 FORMAT = 1
-SWEEP, CONFIGS, FAILURES = 'sweep.json', 'configs.json', 'failures.json'
+SWEEP, CONFIGS, FAILURES, SEARCH = 'sweep.json', 'configs.json', 'failures.json', 'search.json'
 
 
 @contextlib.contextmanager
-def opened(path, label, trials):
+def opened(path, label, trials, search=None):
   """Makes the folder of a sweep, or goes on in one of the same sweep, perhaps with more trials, and holds its lock.
+
+  search: what is searched, as JSON, where the trials are not yet known; None: no search.
 
   Raises UsageError for a folder of another sweep, in use, or of something else; StorageError.
   """
   path = pathlib.Path(path)
-  check(path, trials)
+  check(path, trials, search)
   with files.storage_errors(path):
     path.mkdir(parents=True, exist_ok=True)
   with run.hold_lock(path):
-    check(path, trials)
-    write(path, label, trials)
+    check(path, trials, search)
+    if search is None:
+      write(path, label, trials)
+    else:
+      files.write_json(path / SEARCH, search)
     yield path
 
 
-def check(path, trials):
+def check(path, trials, search=None):
   """Raises UsageError unless these trials can start or go on in a folder; changes nothing."""
   if not path.exists():
     return
@@ -43,11 +49,18 @@ def check(path, trials):
     raise UsageError(f'{path}: is a file, not the folder of a sweep; choose another --workdir')
   if not (path / SWEEP).exists():
     with files.storage_errors(path):
-      strangers = sorted(p.name for p in path.iterdir() if p.name not in (run.LOCK, f'.{SWEEP}.tmp', CONFIGS))
+      ours = {run.LOCK, CONFIGS, SEARCH, 'log.txt', *(f'.{name}.tmp' for name in (SWEEP, SEARCH, CONFIGS))}
+      strangers = sorted({entry.name for entry in path.iterdir()} - ours)
     if strangers:
       raise UsageError(
         f'{path}: is not empty and not a sweep (it has {strangers[0]} and no {SWEEP}); choose another --workdir'
       )
+    return
+  before = files.read_json(path / SEARCH) if (path / SEARCH).exists() else None
+  if before != search:
+    what = 'a sweep without a search' if before is None else f'a search of {before["space"]}'
+    raise UsageError(f'{path}: holds {what}, and this is another; choose another --workdir')
+  if search is not None:
     return
   here, there = {trial.name for trial in trials}, read(path)['trials']
   others = [trial for trial in there if trial['name'] not in here]

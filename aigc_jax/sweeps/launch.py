@@ -42,6 +42,7 @@ class Options(NamedTuple):
   jobs: int = 1  # workers at a time
   timeout: float | None = None  # seconds without a sign of life after which a worker is killed
   lanes: int | None = None  # most of them in a group; None: as many as there are
+  prunes: bool = False  # workers stop the trials that a search finds poor
 
 
 def plan(folder, trials, options):
@@ -114,7 +115,9 @@ def launch(folder, trials, options, console):
     Interrupted: by a signal, the workers having saved. StorageError: a worker could not write.
   """
   wait_for_orphans(folder, trials)
-  sweep_folder.write_failures(folder, {})
+  names = {trial.name for trial in trials}
+  others = {name: found for name, found in sweep_folder.failures(folder).items() if name not in names}
+  sweep_folder.write_failures(folder, others)
   driver = Driver(folder, trials, options, console)
   driver.run()
   return driver.failures
@@ -174,7 +177,7 @@ class Driver:
       log = place / f'{job.trials[0].name}-{len(job.trials)}.log'
       with open(log, 'ab') as output:
         process = subprocess.Popen(
-          command(self.folder, job.trials, slot, self.options.jobs),
+          command(self.folder, job.trials, slot, self.options.jobs, self.options.prunes),
           stdin=subprocess.PIPE,
           stdout=output,
           stderr=subprocess.STDOUT,
@@ -233,7 +236,7 @@ class Driver:
 
   def fail(self, trial, why, tries):
     self.failures[trial.name] = {'message': why, 'attempts': tries}
-    sweep_folder.write_failures(self.folder, self.failures)
+    sweep_folder.write_failures(self.folder, sweep_folder.failures(self.folder) | self.failures)
     path = self.folder / trial.name
     if (path / run.CONFIG).exists():
       status = run.Run(path).read_status()

@@ -8,6 +8,7 @@ or typed: --sweep="optimizer.learning_rate=1e-4,3e-4,1e-3;seed=0..2".
 
 import itertools
 import re
+from typing import NamedTuple
 
 import numpy as np
 
@@ -88,6 +89,15 @@ def choices(options, count, seed=0):
   return [options[i] for i in np.random.default_rng(seed).integers(len(options), size=count)]
 
 
+class Between(NamedTuple):
+  """The numbers that a search draws from: between `low` and `high`, both included."""
+
+  low: float
+  high: float
+  logarithmic: bool = False
+  whole: bool = False  # integers alone
+
+
 SPREADS = {
   'linear': linear,
   'logarithmic': logarithmic,
@@ -112,6 +122,47 @@ def parse(text):
       raise UsageError(f'--sweep={text}: {part!r} has no values; it takes KEY=VALUE,VALUE')
     spaces.append(sweep(key.strip().removeprefix('config.'), found))
   return product(*spaces)
+
+
+def parse_search(text):
+  """'KEY=VALUE,VALUE;KEY=A..B;KEY=uniform(LOW,HIGH);KEY=log_uniform(LOW,HIGH)' -> {key: Between or [value]}."""
+  found = {}
+  for part in filter(None, (part.strip() for part in split(text, ';'))):
+    key, equals, values = (piece.strip() for piece in part.partition('='))
+    key = key.removeprefix('config.')
+    if not equals or not key or not values:
+      raise UsageError(
+        f'--sweep={text}: {part!r} has no values; it takes KEY=VALUE,VALUE or KEY=uniform(LOW,HIGH)'
+      )
+    if key in found:
+      raise UsageError(f'--sweep={text}: {key} is there twice; give it once')
+    found[key] = between(text, values) or [
+      v for each in split(values, ',') for v in values_of(text, each.strip())
+    ]
+  if not found:
+    raise UsageError(f'--sweep={text}: is empty; it takes KEY=uniform(LOW,HIGH) and more after a semicolon')
+  return found
+
+
+def between(text, written):
+  """The Between of 'A..B', 'uniform(LOW,HIGH)' or 'log_uniform(LOW,HIGH)', None for other values."""
+  if ends := RANGE.fullmatch(written):
+    low, high, logarithmic, whole = int(ends[1]), int(ends[2]), False, True
+  elif (
+    (call := CALL.fullmatch(written)) and call[1] in ('uniform', 'log_uniform') and call[2].count(',') == 1
+  ):
+    logarithmic, whole = call[1] == 'log_uniform', False
+    try:
+      low, high = map(float, call[2].split(','))
+    except ValueError:
+      raise UsageError(f'--sweep={text}: {written}: it takes {call[1]}(LOW,HIGH)') from None
+  else:
+    return None
+  if not low < high or (logarithmic and low <= 0):
+    raise UsageError(
+      f'--sweep={text}: {written}: it takes LOW below HIGH' + (', above 0' if logarithmic else '')
+    )
+  return Between(low, high, logarithmic, whole)
 
 
 def values_of(text, written):

@@ -108,3 +108,15 @@ def space_of(config, sweep):
       f'{path_of(config)}: sweep_{sweep}() returns {found!r}; it takes a list of override dicts'
     )
   return found
+
+
+def search_space_of(config, sweep):
+  """{dotted key: space.Between or [value]} that is typed, or that the config file's function search_NAME() returns."""
+  if '=' in sweep:
+    return space.parse_search(sweep)
+  found = call(config, f'search_{sweep}')
+  if not isinstance(found, dict) or not all(isinstance(v, list | space.Between) for v in found.values()):
+    raise UsageError(
+      f'{path_of(config)}: search_{sweep}() returns {found!r}; it takes a dict of lists and Betweens'
+    )
+  return found

@@ -22,6 +22,7 @@ def parser():
   found.add_argument(
     '--watched', action='store_true', help='standard input ends when the one that watches does'
   )
+  found.add_argument('--prune', action='store_true', help='stop the trials that the search finds poor')
   return found
 
 
@@ -52,8 +53,13 @@ def main(arguments=None):
     from aigc_jax.training.experiment import set_up
 
     set_up()
+    prune = group.never
+    if options.prune:
+      from aigc_jax.sweeps import search
+
+      prune = search.pruner(options.folder)
     with Console() as console:
-      group.run_group(options.folder, options.names.split(','), console, options.share, began)
+      group.run_group(options.folder, options.names.split(','), console, options.share, began, prune)
   except AigcError as error:
     print(f'aigc: {error}', file=sys.stderr)
     return error.status

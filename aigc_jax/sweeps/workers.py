@@ -44,10 +44,11 @@ def slots_of(jobs, environment=None, cores=None):
   return [Slot(own(cores, i), own(gpus, i), sharers) for i in range(jobs)]
 
 
-def command(folder, trials, slot, share):
-  """What starts a worker on a group of trials."""
+def command(folder, trials, slot, share, prunes=False):
+  """What starts a worker on a group of trials. `prunes`: it stops those that a search finds poor."""
   names = ','.join(trial.name for trial in trials)
   options = [f'--share={share}', f'--cores={",".join(map(str, slot.cores))}', '--watched']
+  options += ['--prune'] if prunes else []
   return [sys.executable, '-m', 'aigc_jax.sweeps.worker', str(folder), names, *options]
 
 
