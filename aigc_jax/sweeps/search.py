@@ -48,14 +48,16 @@ def open_study(folder, config):
   optuna = optuna_module()
   backend = optuna.storages.journal.JournalFileBackend(str(pathlib.Path(folder) / JOURNAL))
   higher = sweep_folder.judged_by(config)['higher_is_better']
-  return optuna.create_study(
+  study = optuna.create_study(
     study_name=STUDY,
     storage=optuna.storages.JournalStorage(backend),
-    sampler=optuna.samplers.TPESampler(seed=config['seed'], constant_liar=True),
     pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP),
     direction='maximize' if higher else 'minimize',
     load_if_exists=True,
   )
+  known = len(study.get_trials(deepcopy=False))  # a search that goes on must not draw again what it drew first
+  study.sampler = optuna.samplers.TPESampler(seed=(config['seed'] + known) % 2**32, constant_liar=True)
+  return study
 
 
 def distributions(space):
