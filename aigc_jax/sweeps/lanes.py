@@ -66,11 +66,12 @@ def complete_configs(first, trials):
   return made
 
 
-def plan(folder, trials, share=1):
+def plan(folder, trials, share=1, devices=None):
   """The Plan of a group. Raises UsageError for what is wrong with its config, Apart where it takes too much memory.
 
   Args:
-    folder: of the sweep. share: workers that share this machine's memory.
+    folder: of the sweep. share: workers that share this machine's memory. devices: to use; None: those of this process
+      that `config.parallel.data` asks for.
   """
   begun = folder / trials[0].name
   known = run.open_run(begun) if (begun / run.CONFIG).exists() else None
@@ -80,9 +81,8 @@ def plan(folder, trials, share=1):
   for config in configs:
     if config['data'].get('seed') not in by_seed:
       by_seed[config['data'].get('seed')] = prepare.prepare(config, known).dataset
-  devices = jax.local_devices()
   wanted = configs[0]['parallel']['data']
-  devices = devices if wanted == -1 else devices[:wanted]
+  devices = devices or jax.local_devices()[: None if wanted == -1 else wanted]
   datasets = [by_seed[config['data'].get('seed')] for config in configs]
   stacked = stack.place(configs, datasets, devices)
   check_memory(memory_use.bytes_of(stacked.target), stacked, len(trials), share)
