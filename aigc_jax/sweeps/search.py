@@ -55,7 +55,9 @@ def open_study(folder, config):
     direction='maximize' if higher else 'minimize',
     load_if_exists=True,
   )
-  known = len(study.get_trials(deepcopy=False))  # a search that goes on must not draw again what it drew first
+  known = len(
+    study.get_trials(deepcopy=False)
+  )  # a search that goes on must not draw again what it drew first
   study.sampler = optuna.samplers.TPESampler(seed=(config['seed'] + known) % 2**32, constant_liar=True)
   return study
 
