@@ -27,6 +27,13 @@ def add_options(add):
     '--timeout', type=float, metavar='SECONDS', help='without a sign of life that end a worker'
   )
 
+  sweep.add_argument('--executor', choices=('local', 'slurm'), default='local', help='where the groups run')
+  sweep.add_argument(
+    '--slurm',
+    default='',
+    metavar='KEY=VALUE,...',
+    help='with --executor=slurm, such as partition=gpu,timeout_min=240,gpus_per_node=1',
+  )
   sweep.add_argument(
     '--search', choices=('optuna',), help='let Optuna propose the trials, from ranges in --sweep'
   )
@@ -43,22 +50,37 @@ def check(options):
     raise UsageError('--search=optuna and --trials=N go together')
   if options.search and options.dry_run:
     raise UsageError('--dry_run: the trials of a search are not known before it runs; leave out one of them')
+  if options.slurm and options.executor != 'slurm':
+    raise UsageError('--slurm: goes with --executor=slurm')
   for name, least in (('jobs', 1), ('lanes', 1), ('timeout', 0)):
     value = getattr(options, name)
     if value is not None and value < least:
       raise UsageError(f'--{name}={value}: it takes {least} or more')
 
 
+def parameters_of(text):
+  """'partition=gpu,timeout_min=240' -> {'partition': 'gpu', 'timeout_min': 240}. Raises UsageError."""
+  found = {}
+  for part in filter(None, text.split(',')):
+    key, equals, value = part.partition('=')
+    if not equals or not key.isidentifier() or not value:
+      raise UsageError(f'--slurm={text}: {part!r} is no KEY=VALUE; such as partition=gpu,timeout_min=240')
+    found[key] = int(value) if value.isdecimal() else value
+  return found
+
+
 def sweep(options, overrides):
   from aigc_jax import sweeping
 
   check(options)
+  choices = {name: getattr(options, name) for name in ('workdir', 'jobs', 'lanes', 'timeout')}
+  if options.executor == 'slurm':
+    choices['slurm'] = parameters_of(options.slurm)
   if options.metric:
     overrides = [*overrides, ('training.best_metric', options.metric)]
   if options.dry_run:
     sweeping.dry_run_sweep(options.config, options.sweep, overrides, lanes=options.lanes)
     return
-  choices = {name: getattr(options, name) for name in ('workdir', 'jobs', 'lanes', 'timeout')}
   if options.search:
     sweeping.search(options.config, options.sweep, options.trials, overrides=overrides, **choices)
   else:

@@ -32,7 +32,9 @@ def dry_run_sweep(config, space, overrides=(), lanes=None):
   estimate.dry_run(find_trials(config, space, overrides), lanes)
 
 
-def sweep(config, space, workdir=None, overrides=(), jobs=1, lanes=None, timeout=None, quiet=False):
+def sweep(
+  config, space, workdir=None, overrides=(), jobs=1, lanes=None, timeout=None, quiet=False, slurm=None
+):
   """Trains the trials of a sweep and reports on them; the same call again finishes the rest.
 
   Args:
@@ -43,6 +45,8 @@ def sweep(config, space, workdir=None, overrides=(), jobs=1, lanes=None, timeout
     overrides: [(dotted key, text or value)] of every trial.
     jobs: worker processes at a time. lanes: trials in one program at most. timeout: seconds without a sign of life
       that end a worker.
+    slurm: parameters of Slurm's jobs, {'partition': 'gpu', 'timeout_min': 240}, which then run the groups; None: worker
+      processes of this machine do.
 
   Returns: the folder's path.
 
@@ -51,15 +55,18 @@ def sweep(config, space, workdir=None, overrides=(), jobs=1, lanes=None, timeout
   """
   trials, label = find_trials(config, space, overrides), label_of(config)
   path = pathlib.Path(workdir or default_folder(label, sorted(trial.name for trial in trials)))
+  options = launch.Options(jobs, timeout, lanes)
+  starter = starter_of(path, options, slurm)
   with sweep_folder.opened(path, label, trials), Console(path / 'log.txt', quiet) as console:
     console.say(f'sweep folder: {path}, {len(trials)} trials')
-    options = launch.Options(jobs, timeout, lanes)
-    failed = launch.launch(path, trials, options, console)
+    failed = launch.launch(path, trials, options, console, starter)
     conclude(path, failed, len(trials), console)
   return path
 
 
-def search(config, space, trials, workdir=None, overrides=(), jobs=1, lanes=None, timeout=None, quiet=False):
+def search(
+  config, space, trials, workdir=None, overrides=(), jobs=1, lanes=None, timeout=None, quiet=False, slurm=None
+):
   """As `sweep`, where Optuna proposes `trials` trials by what those before them reached, and poor ones are pruned.
 
   space: {dotted key: sweeps.space.Between or [value]}; 'KEY=uniform(LOW,HIGH);KEY=A,B;...'; or NAME of the config
@@ -74,11 +81,22 @@ def search(config, space, trials, workdir=None, overrides=(), jobs=1, lanes=None
   base = searching.check(wanted)
   searched = json.loads(json.dumps({'space': space, 'base': base}))
   path = pathlib.Path(workdir or default_folder(label, [json.dumps(searched, sort_keys=True)]))
+  options = launch.Options(jobs, timeout, lanes, True)
+  starter = starter_of(path, options, slurm)
   with sweep_folder.opened(path, label, [], searched), Console(path / 'log.txt', quiet) as console:
     console.say(f'sweep folder: {path}, {trials} trials proposed by Optuna')
-    failed = searching.run_search(path, wanted, launch.Options(jobs, timeout, lanes, True), console)
+    failed = searching.run_search(path, wanted, options, console, starter)
     conclude(path, failed, trials, console)
   return path
+
+
+def starter_of(path, options, slurm):
+  """What starts the workers, see `launch.launch`."""
+  if slurm is None:
+    return None
+  from aigc_jax.sweeps.slurm import Slurm
+
+  return Slurm(path, options, slurm)
 
 
 def conclude(path, failed, count, console):

@@ -4,17 +4,15 @@ It knows no JAX. What a trial has reached is in its folder alone, so that the dr
 started again it looks at the folders and goes on.
 """
 
-import pathlib
 import signal
-import subprocess
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aigc_jax import files, run
 from aigc_jax.errors import Interrupted, StorageError, UsageError
 from aigc_jax.sweeps import folder as sweep_folder
 from aigc_jax.sweeps.trials import can_be_lanes, groups_of, shown
-from aigc_jax.sweeps.workers import Slot, command, environment_of, slots_of
+from aigc_jax.sweeps.workers import KILLED, Here, Slot
 
 TRIES = 2  # of a group that makes no progress in between
 WAIT_SECONDS = 20  # for the workers of a driver that was killed to be gone
@@ -32,9 +30,8 @@ class Running(NamedTuple):
   """A group that has a worker."""
 
   job: Job
-  process: subprocess.Popen
+  worker: Any  # see `workers.Process`
   slot: Slot
-  log: pathlib.Path
   began: float
 
 
@@ -99,28 +96,39 @@ def sign_of_life(folder, running):
     place / name for place in places for name in ('metrics.jsonl', 'log.txt', 'status.json', 'samples')
   ]
   watched += [place / 'checkpoints' for place in (*places, *groups_with(folder, running.job))]
-  times = [file.stat().st_mtime for file in (*watched, running.log) if file.exists()]
+  times = [file.stat().st_mtime for file in (*watched, running.worker.log) if file.exists()]
   return max([running.began, *times])
 
 
-def launch(folder, trials, options, console):
+def launch(folder, trials, options, console, starter=None):
   """Runs all trials of a sweep to their ends.
 
   Args:
     folder: held by the caller. trials: [Trial]. console: where lines go.
+    starter: of workers, see `workers.Here`; None: processes of this machine.
 
   Returns: {name: {message, attempts}} of those that failed.
 
   Raises:
     Interrupted: by a signal, the workers having saved. StorageError: a worker could not write.
   """
-  wait_for_orphans(folder, trials)
+  starter = starter or Here(options.jobs, options.prunes)
+  kept = [attached(folder, trials, *found) for found in starter.found(folder)]
+  known = {trial.name for running in kept for trial in running.job.trials}
+  rest = [trial for trial in trials if trial.name not in known]
+  wait_for_orphans(folder, rest)
   names = {trial.name for trial in trials}
   others = {name: found for name, found in sweep_folder.failures(folder).items() if name not in names}
   sweep_folder.write_failures(folder, others)
-  driver = Driver(folder, trials, options, console)
+  driver = Driver(folder, trials, options, console, starter, plan(folder, rest, options), kept)
   driver.run()
   return driver.failures
+
+
+def attached(folder, trials, names, worker):
+  """The Running of a worker that outlived its driver."""
+  job = Job([trial for trial in trials if trial.name in names])
+  return Running(job._replace(reached=progress_of(folder, job)), worker, Slot((), ()), time.time())
 
 
 def wait_for_orphans(folder, trials):
@@ -136,10 +144,11 @@ def wait_for_orphans(folder, trials):
 class Driver:
   """The jobs of a sweep, those that wait and those that run."""
 
-  def __init__(self, folder, trials, options, console):
+  def __init__(self, folder, trials, options, console, starter, jobs, running=()):
     self.folder, self.trials, self.options, self.console = folder, trials, options, console
-    self.waiting, self.running = plan(folder, trials, options), []
-    self.free = slots_of(options.jobs)
+    self.starter = starter
+    self.waiting, self.running = jobs, list(running)
+    self.free = starter.slots(len(trials))
     self.told = {t.name for t in trials if sweep_folder.has_ended(folder / t.name)}
     self.failures, self.stopping, self.told_last = {}, False, ''
 
@@ -148,64 +157,58 @@ class Driver:
     self.console.start(len(self.told), len(self.trials))
     try:
       while self.running or (self.waiting and not self.stopping):
-        while self.waiting and self.free and not self.stopping:
-          self.begin(self.waiting.pop(0), self.free.pop(0))
-        time.sleep(0.1)
+        if not self.stopping:
+          self.begin()
+        time.sleep(self.starter.seconds)
         for running in list(self.running):
           self.look_at(running)
         self.tell()
+        if self.stopping and self.starter.outlives:
+          break
     finally:
       self.console.stop()
       for number, handler in before.items():
         signal.signal(number, handler)
-      for running in self.running:
-        running.process.kill()
+      if not self.starter.outlives:
+        for running in self.running:
+          running.worker.kill()
     if self.stopping:
-      raise Interrupted(f'interrupted, saved; to go on, type the same command again ({self.folder})')
+      how = 'its jobs go on' if self.starter.outlives else 'saved'
+      raise Interrupted(f'interrupted, {how}; to go on, type the same command again ({self.folder})')
 
   def stop(self, number, frame):
-    """Lets the workers save and end; a second signal ends them at once."""
-    for running in self.running:
-      running.process.send_signal(signal.SIGKILL if self.stopping else signal.SIGTERM)
+    """Lets the workers save and end; a second signal ends them at once. Those that outlive the driver go on."""
+    for running in self.running if not self.starter.outlives else ():
+      running.worker.kill() if self.stopping else running.worker.stop()
     self.stopping = True
 
-  def begin(self, job, slot):
-    """Starts a worker in a session of its own, so that Ctrl-C reaches the driver alone."""
-    place = self.folder / 'groups'
-    with files.storage_errors(place):
-      place.mkdir(exist_ok=True)
-      log = place / f'{job.trials[0].name}-{len(job.trials)}.log'
-      with open(log, 'ab') as output:
-        process = subprocess.Popen(
-          command(self.folder, job.trials, slot, self.options.jobs, self.options.prunes),
-          stdin=subprocess.PIPE,
-          stdout=output,
-          stderr=subprocess.STDOUT,
-          env=environment_of(slot),
-          start_new_session=True,
-        )
-    what = f'{len(job.trials)} trials as lanes' if len(job.trials) > 1 else shown_trial(job.trials[0])
-    again = f', try {job.tries + 1}' if job.tries else ''
-    self.console.say(f'started: {what}{again}')
-    job = job._replace(reached=progress_of(self.folder, job))
-    self.running.append(Running(job, process, slot, log, time.time()))
+  def begin(self):
+    """Starts workers on jobs that wait, as far as there is place."""
+    pairs = []
+    while self.waiting and self.free:
+      pairs.append((self.waiting.pop(0), self.free.pop(0)))
+    if not pairs:
+      return
+    pairs = [(job._replace(reached=progress_of(self.folder, job)), slot) for job, slot in pairs]
+    started = self.starter.start(self.folder, [(job.trials, slot) for job, slot in pairs])
+    for (job, slot), worker in zip(pairs, started, strict=True):
+      again = f', try {job.tries + 1}' if job.tries else ''
+      self.console.say(f'started: {what_of(job)}{again}')
+      self.running.append(Running(job, worker, slot, time.time()))
 
   def look_at(self, running):
-    code, limit = running.process.poll(), self.options.timeout
-    if code is None:
-      if limit is not None and time.time() - sign_of_life(self.folder, running) > limit:
-        running.process.kill()
-        running.process.wait()
-        self.end(running, f'no sign of life for {limit:g} s')
-      return
-    self.end(running, None if code == 0 else why_ended(code, running.log))
+    code, limit = running.worker.poll(), self.options.timeout
+    if code is not None:
+      self.end(running, code, None if code == 0 else running.worker.reason())
+    elif limit is not None and time.time() - sign_of_life(self.folder, running) > limit:
+      running.worker.kill()
+      self.end(running, KILLED, f'no sign of life for {limit:g} s')
 
-  def end(self, running, why):
+  def end(self, running, code, why):
     """Frees the place of a worker that has gone. `why`: what was wrong, None: nothing."""
     self.running.remove(running)
     self.free.append(running.slot)
-    running.process.stdin.close()
-    code, job = running.process.returncode, running.job
+    job = running.job
     left = [trial for trial in job.trials if not sweep_folder.has_ended(self.folder / trial.name)]
     if self.stopping or not left:
       return
@@ -268,13 +271,4 @@ def shown_trial(trial):
 
 
 def what_of(job):
-  return f'{len(job.trials)} trials' if len(job.trials) > 1 else shown_trial(job.trials[0])
-
-
-def why_ended(code, log):
-  """One line on why a worker ended with a status that is not 0."""
-  if code < 0:
-    name = signal.Signals(-code).name
-    return f'killed by {name}' + (', perhaps for its memory' if name == 'SIGKILL' else '')
-  lines = [line for line in log.read_text('utf-8', 'replace').splitlines() if line.strip()]
-  return lines[-1].removeprefix('aigc: ') if lines else f'ended with status {code}'
+  return f'{len(job.trials)} trials as lanes' if len(job.trials) > 1 else shown_trial(job.trials[0])

@@ -99,11 +99,11 @@ def check(search):
   return read_config(search.config, search.overrides)
 
 
-def run_search(folder, search, options, console):
+def run_search(folder, search, options, console, starter=None):
   """Runs a search to its number of trials. Returns {name: {message, attempts}} of those that failed.
 
   Args:
-    folder: held by the caller. options: launch.Options. console: where lines go.
+    folder: held by the caller. options: launch.Options. console: where lines go. starter: see `launch.launch`.
   """
   study, base = open_study(folder, check(search)), distributions(search.space)
   optuna, trials, numbers = optuna_module(), {}, {}
@@ -126,7 +126,7 @@ def run_search(folder, search, options, console):
     waiting = list(dict.fromkeys(waiting))
     sweep_folder.write(folder, label_of(search), list(trials.values()))
     files.write_json(folder / NUMBERS, {name: max(found) for name, found in numbers.items()})
-    failed |= launch.launch(folder, [trials[name] for name in waiting], options, console)
+    failed |= launch.launch(folder, [trials[name] for name in waiting], options, console, starter)
     for name in waiting:
       tell(study, folder / name, numbers[name], trials[name])
     waiting = []

@@ -40,6 +40,18 @@ def end_with_parent():
   threading.Thread(target=wait, daemon=True).start()
 
 
+def work(folder, names, share, prunes, began):
+  """Runs a group in this process. Raises AigcError."""
+  from aigc_jax.sweeps import group, search
+  from aigc_jax.training.console import Console
+  from aigc_jax.training.experiment import set_up
+
+  set_up()
+  with Console() as console:
+    prune = search.pruner(folder) if prunes else group.never
+    group.run_group(folder, names, console, share, began, prune)
+
+
 def main(arguments=None):
   began = time.perf_counter()
   options = parser().parse_args(arguments)
@@ -48,18 +60,7 @@ def main(arguments=None):
   if options.cores and hasattr(os, 'sched_setaffinity'):
     os.sched_setaffinity(0, [int(core) for core in options.cores.split(',')])  # before JAX counts them
   try:
-    from aigc_jax.sweeps import group
-    from aigc_jax.training.console import Console
-    from aigc_jax.training.experiment import set_up
-
-    set_up()
-    prune = group.never
-    if options.prune:
-      from aigc_jax.sweeps import search
-
-      prune = search.pruner(options.folder)
-    with Console() as console:
-      group.run_group(options.folder, options.names.split(','), console, options.share, began, prune)
+    work(options.folder, options.names.split(','), options.share, options.prune, began)
   except AigcError as error:
     print(f'aigc: {error}', file=sys.stderr)
     return error.status

@@ -2,9 +2,14 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from typing import NamedTuple
+
+from aigc_jax import files
+
+KILLED = -signal.SIGKILL  # the exit status of a worker that was killed
 
 
 class Slot(NamedTuple):
@@ -60,3 +65,68 @@ def environment_of(slot):
   if slot.sharers > 1:
     changed['XLA_PYTHON_CLIENT_MEM_FRACTION'] = f'{0.9 / slot.sharers:.2f}'
   return os.environ | changed
+
+
+class Here:
+  """Starts worker processes on this machine, each in a session of its own, so that Ctrl-C reaches the driver alone."""
+
+  seconds = 0.1  # between looks at the workers
+  outlives = False  # whether workers go on when the driver ends
+
+  def __init__(self, jobs, prunes):
+    self.jobs, self.prunes = jobs, prunes
+
+  def slots(self, count):
+    """[Slot] for at most `count` jobs."""
+    return slots_of(self.jobs)
+
+  def found(self, folder):
+    """[(names, worker)] of a driver before this one: none outlive it here."""
+    return []
+
+  def start(self, folder, pairs):
+    """[(trials, slot)] -> [worker]. Raises StorageError."""
+    return [self.start_one(folder, trials, slot) for trials, slot in pairs]
+
+  def start_one(self, folder, trials, slot):
+    log = folder / 'groups' / f'{trials[0].name}-{len(trials)}.log'
+    with files.storage_errors(log):
+      log.parent.mkdir(exist_ok=True)
+      with open(log, 'ab') as output:
+        process = subprocess.Popen(
+          command(folder, trials, slot, self.jobs, self.prunes),
+          stdin=subprocess.PIPE,
+          stdout=output,
+          stderr=subprocess.STDOUT,
+          env=environment_of(slot),
+          start_new_session=True,
+        )
+    return Process(process, log)
+
+
+class Process:
+  """A worker of this machine."""
+
+  def __init__(self, process, log):
+    self.process, self.log = process, log
+
+  def poll(self):
+    """The exit status, or None while it goes on."""
+    return self.process.poll()
+
+  def stop(self):
+    """Asks it to save and end."""
+    self.process.send_signal(signal.SIGTERM)
+
+  def kill(self):
+    self.process.kill()
+    self.process.wait()
+
+  def reason(self):
+    """One line on why it ended with a status that is not 0."""
+    code = self.process.returncode
+    if code < 0:
+      name = signal.Signals(-code).name
+      return f'killed by {name}' + (', perhaps for its memory' if name == 'SIGKILL' else '')
+    lines = [line for line in self.log.read_text('utf-8', 'replace').splitlines() if line.strip()]
+    return lines[-1].removeprefix('aigc: ') if lines else f'ended with status {code}'
