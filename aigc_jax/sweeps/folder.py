@@ -49,7 +49,14 @@ def check(path, trials, search=None):
     raise UsageError(f'{path}: is a file, not the folder of a sweep; choose another --workdir')
   if not (path / SWEEP).exists():
     with files.storage_errors(path):
-      ours = {run.LOCK, CONFIGS, SEARCH, 'log.txt', *(f'.{name}.tmp' for name in (SWEEP, SEARCH, CONFIGS))}
+      ours = {
+        run.LOCK,
+        CONFIGS,
+        SEARCH,
+        'log.txt',
+        'slurm',
+        *(f'.{name}.tmp' for name in (SWEEP, SEARCH, CONFIGS)),
+      }
       strangers = sorted({entry.name for entry in path.iterdir()} - ours)
     if strangers:
       raise UsageError(

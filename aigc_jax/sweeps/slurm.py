@@ -3,6 +3,7 @@
 A job that is preempted, or reaches its time limit, is queued again and goes on bit for bit from its last checkpoint.
 """
 
+import contextlib
 import pathlib
 import shutil
 
@@ -73,6 +74,9 @@ class Slurm:
     try:
       self.executor.update_parameters(name='aigc-sweep', **at_once, **named)
     except (NameError, TypeError, ValueError, AssertionError) as error:
+      with contextlib.suppress(OSError):  # of submitit's own making
+        self.place.rmdir()
+        self.place.parent.rmdir()
       raise UsageError(f'--slurm: {str(error).strip().splitlines()[0]}') from error
 
   def slots(self, count):
