@@ -57,7 +57,7 @@ def disturbed(folder, config, trials, drivers, workers, random):
 def end_or_kill(process, kills, random):
   """Waits for the end of a driver, and kills what is next meanwhile. Returns whether it was the driver."""
   while process.poll() is None:
-    time.sleep(random.uniform(4, 20))
+    time.sleep(random.uniform(4, 14))
     if not kills or process.poll() is not None:
       continue
     found = workers_of(process.pid)
@@ -86,7 +86,7 @@ def table(folder):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
-  for name, value in (('drivers', 5), ('workers', 10), ('trials', 24), ('seed', 0), ('steps', 1500)):
+  for name, value in (('drivers', 5), ('workers', 10), ('trials', 24), ('seed', 0), ('steps', 2500)):
     parser.add_argument(f'--{name}', type=int, default=value)
   options = parser.parse_args()
   random_of = random.Random(options.seed)
