@@ -6,10 +6,12 @@ import os
 import pathlib
 import re
 
+from aigc_jax import models, tasks
 from aigc_jax.errors import DataError, UsageError
 from aigc_jax.sweeps import folder as sweep_folder
 from aigc_jax.sweeps import launch, report
 from aigc_jax.sweeps.trials import search_space_of, space_of, trials_of
+from aigc_jax.training import step
 from aigc_jax.training.console import Console
 
 
@@ -20,7 +22,12 @@ def find_trials(config, space, overrides):
       raise UsageError(f'sweep: {space!r} names a function of a config file, and the config is no file')
     space = space_of(str(config), space)
   config = str(config) if isinstance(config, os.PathLike) else config
-  return trials_of(config, space, overrides)
+  trials = trials_of(config, space, overrides)
+  for trial in trials:
+    models.check(trial.config['model'])
+    tasks.check(trial.config)
+    step.check_rows(trial.config)
+  return trials
 
 
 def dry_run_sweep(config, space, overrides=(), lanes=None):

@@ -11,10 +11,14 @@
 
   aigc generate RUN --num=16                                 draws from the prior of a variational run
 
+Sweeps of it: aigc sweep --config=configs/autoencoder.py:vae --sweep=learning_rate_and_beta
+
 Any field: --config.model.latent_width=10 --config.task.importance_samples=5000 --config.data.source=images:my_folder
 """
 
 import ml_collections
+
+from aigc_jax.sweeps.space import Between, logarithmic, product, sweep
 
 VARIANTS = ('', 'ae', 'vae', 'conv', 'vq', 'denoising', 'conditional', 'logistic', 'map')
 
@@ -87,13 +91,26 @@ def latent_map(config):
 
 
 def sweep_beta():
-  return [{'task.beta': beta} for beta in (0.25, 0.5, 1.0, 2.0, 4.0)]
+  return sweep('task.beta', (0.25, 0.5, 1.0, 2.0, 4.0))
+
+
+def sweep_learning_rate_and_beta():
+  return product(
+    sweep('optimizer.learning_rate', logarithmic(3e-4, 1e-2, 4)), sweep('task.beta', (0.5, 1.0, 2.0, 4.0))
+  )
 
 
 def sweep_latent_width():
-  return [{'model.latent_width': width} for width in (2, 5, 10, 20, 50)]
+  return sweep('model.latent_width', (2, 5, 10, 20, 50))
 
 
 def sweep_codebook_size():
   """For :vq."""
-  return [{'model.codebook_size': size} for size in (16, 64, 256)]
+  return sweep('model.codebook_size', (16, 64, 256))
+
+
+def search_learning_rate_and_beta():
+  return {
+    'optimizer.learning_rate': Between(1e-4, 3e-2, logarithmic=True),
+    'task.beta': Between(0.25, 4.0, logarithmic=True),
+  }

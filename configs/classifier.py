@@ -13,6 +13,8 @@ each class: --config.data.source=images:FOLDER
 
 import ml_collections
 
+from aigc_jax.sweeps.space import sweep
+
 FULL = 'idx:/usr/share/datasets/fashion-mnist'
 VARIANTS = ('', 'mlp', 'cnn', 'resnet', 'cnn_full', 'resnet_full')
 
@@ -82,4 +84,4 @@ def resnet_full(config):
 
 
 def sweep_learning_rate():
-  return [{'optimizer.learning_rate': rate} for rate in (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)]
+  return sweep('optimizer.learning_rate', (5e-4, 1e-3, 2e-3, 4e-3, 8e-3))

@@ -10,6 +10,8 @@ Their sizes are those of configs/transformer_lm.py's quick start, 0.8 million pa
 
 import ml_collections
 
+from aigc_jax.sweeps.space import sweep, zipit
+
 # cell: (layers, width, learning rate, which did better than half and twice of it)
 SIZES = {'elman': (3, 351, 2e-3), 'gru': (2, 254, 4e-3), 'lstm': (2, 220, 1.6e-2)}
 VARIANTS = ('', *SIZES, 'stateful')
@@ -44,10 +46,11 @@ def get_config(variant=''):
 
 
 def sweep_learning_rate():
-  return [{'optimizer.learning_rate': rate} for rate in (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)]
+  return sweep('optimizer.learning_rate', (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2))
 
 
 def sweep_cell():
   names = 'model.cell', 'model.layers', 'model.width', 'model.tie_embeddings', 'optimizer.learning_rate'
   found = [get_config(cell) for cell in SIZES]
-  return [{name: config[name.split('.')[0]][name.split('.')[1]] for name in names} for config in found]
+  value = lambda config, name: config[name.split('.')[0]][name.split('.')[1]]
+  return zipit(*(sweep(name, [value(config, name) for config in found]) for name in names))

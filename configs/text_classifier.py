@@ -9,6 +9,8 @@ Own texts, one on each line with its class: --config.data.source=tsv:FILE or jso
 
 import ml_collections
 
+from aigc_jax.sweeps.space import sweep
+
 VARIANTS = ('', 'gru', 'transformer')
 
 
@@ -40,4 +42,4 @@ def transformer(config):
 
 
 def sweep_learning_rate():
-  return [{'optimizer.learning_rate': rate} for rate in (1e-3, 2e-3, 4e-3, 8e-3)]
+  return sweep('optimizer.learning_rate', (1e-3, 2e-3, 4e-3, 8e-3))

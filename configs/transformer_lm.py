@@ -12,10 +12,14 @@ Images, by the codes of an autoencoder, class by class:
   aigc train --config=configs/autoencoder.py:vq --workdir=runs/vq
   aigc train --config=configs/transformer_lm.py:image_tokens --config.data.source=run:runs/vq
 
+Sweeps of it: aigc sweep --config=configs/transformer_lm.py --sweep=learning_rate
+
 Any field: --config.optimizer.learning_rate=3e-4 --config.data.source=text:my_book.txt
 """
 
 import ml_collections
+
+from aigc_jax.sweeps.space import logarithmic, product, sweep
 
 VARIANTS = ('', 'nanogpt', 'small', 'song_ci', 'gpt2', 'llama', 'image_tokens')
 
@@ -132,4 +136,5 @@ def llama(config):
 
 
 def sweep_learning_rate():
-  return [{'optimizer.learning_rate': rate} for rate in (0.01, 0.02, 0.04)]
+  """Two seeds of each, so that the report can tell a better rate from luck."""
+  return product(sweep('optimizer.learning_rate', logarithmic(1e-3, 4e-2, 5)), sweep('seed', range(2)))

@@ -18,6 +18,7 @@ import numpy as np
 from tests import tiny, tiny_images
 
 TRAIN = 'train --config=tiny.py --workdir=new'
+SWEEP = 'sweep --config=tiny.py --workdir=new'
 CLASSIFY = 'train --config=classes.py --workdir=new --config.data.source='
 AUTOENCODE = 'train --config=pictures.py --workdir=new'
 
@@ -58,6 +59,29 @@ CASES = (
   Case('trace from step 0', f'{TRAIN} --profile=0:2', 64, ('--profile=0:2', 'from 1')),
   Case('trace after the end', f'{TRAIN} --profile=2:99', 64, ('--profile=2:99', 'training.steps = 12')),
   Case('trace of a dry run', f'{TRAIN} --dry_run --profile=2:4', 64, ('--profile', '--dry_run')),
+  Case('sweep of an unknown key', f'{SWEEP} --sweep=optimizer.learning_rat=1,2', 64,
+       ('config.optimizer.learning_rat: no such key', "did you mean 'optimizer.learning_rate'?")),
+  Case('sweep of the wrong type', f'{SWEEP} --sweep=model.layers=1,two', 64,
+       ("config.model.layers: 'two' is not an int",)),
+  Case('sweep of heads that do not divide', f'{SWEEP} --sweep=model.heads=2,3', 64, ('config.model.heads: 3 heads',)),
+  Case('the same trial twice', f'{SWEEP} --sweep=seed=1,1', 64, ('the same trial twice: seed=1', 'give it once')),
+  Case('sweep without trials', f'{SWEEP} --sweep=nothing', 64, ('the sweep has no trials', 'override dicts')),
+  Case('sweep without values', f'{SWEEP} --sweep=seed=', 64, ("'seed=' has no values", 'KEY=VALUE,VALUE')),
+  Case('function that the config file lacks', f'{SWEEP} --sweep=nothin', 64,
+       ('no function sweep_nothin()', 'sweep_nothing')),
+  Case('range that is empty', f'{SWEEP} --sweep=seed=4..2', 64, ('4..2 is empty', 'A..B with A at most B')),
+  Case('folder of something else', 'sweep --config=tiny.py --sweep=seed=1,2 --workdir=.', 64,
+       ('is not empty and not a sweep', 'choose another --workdir')),
+  Case('no worker', f'{SWEEP} --sweep=seed=1,2 --jobs=0', 64, ('--jobs=0', '1 or more')),
+  Case('search without a number of trials', f'{SWEEP} --sweep=seed=1..9 --search=optuna', 64, ('--trials=N',)),
+  Case('search between bounds that are none', f'{SWEEP} --search=optuna --trials=3 --sweep=seed=9..2', 64,
+       ('LOW below HIGH',)),
+  Case('search out of range', f'{SWEEP} --search=optuna --trials=3 --sweep=model.layers=0..2', 64,
+       ('config.model.layers: 0 is out of range',)),
+  Case('Slurm where there is none', f'{SWEEP} --sweep=seed=1,2 --executor=slurm', 64, ('no sbatch on this machine',)),
+  Case('parameters of Slurm that are none', f'{SWEEP} --sweep=seed=1,2 --executor=slurm --slurm=gpu', 64,
+       ("'gpu' is no KEY=VALUE", 'partition=gpu')),
+  Case('report of no sweep', 'report .', 64, ('it has no sweep.json', '`aigc sweep` makes one')),
   Case('trace of an evaluation', 'eval run --profile=2:4', 64, ('--profile=2:4',)),
   Case('model that no machine holds', f'{TRAIN} --config.model.layers=2 --config.model.width=4194304', 64,
        ('the state', 'TB on each device', '--config.parallel.fsdp')),
@@ -141,6 +165,8 @@ def prepare(folder):
 
   source = tiny.write_corpus(folder / 'words.txt')
   tiny.write_config(folder / 'tiny.py', source)
+  with open(folder / 'tiny.py', 'a', encoding='utf-8') as file:
+    file.write('\n\ndef sweep_nothing():\n  return []\n')
   (folder / 'empty.txt').write_bytes(b'')
   (folder / 'latin1.txt').write_bytes('Whale café'.encode('latin-1')[:4] + b' \xe9 ' + b'sea ' * 99)
   (folder / 'short.txt').write_text('Call me.', encoding='utf-8')
