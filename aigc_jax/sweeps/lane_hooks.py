@@ -19,6 +19,9 @@ from aigc_jax.training.loop import FINITE, Hook, fault
 from aigc_jax.training.parallel import all_finite
 from aigc_jax.training.step import merge_frozen
 
+# how many times what it took to compile a group must be spared to compile one for the lanes that are left
+REPACKING = 4
+
 
 class Lane(NamedTuple):
   """One trial of a group."""
@@ -109,6 +112,7 @@ def recorder(group, start, unit):
     group.console.progress(
       step, steps, text + (f'  loss {min(losses):.4f} to {max(losses):.4f}' if losses else '')
     )
+    notes['step_seconds'] = clocks['time/step_seconds']
     mark, since, seen = now, step, np.zeros_like(seen)
 
   return record
@@ -248,7 +252,7 @@ class Round(NamedTuple):
     return any(hook.due(step, last) for hook in self.hooks)
 
   def call(self, step, carry):
-    """True where no lane goes on."""
+    """True where no lane goes on, or those that do are to go on by themselves."""
     group, steps = self.group, self.group.training['steps']
     began = time.perf_counter()
     settle(group, step, carry)
@@ -260,7 +264,19 @@ class Round(NamedTuple):
         end(group, lane, 'done', step, 'done')
     settle(group, step, carry)
     group.notes['pause'] = group.notes.get('pause', 0.0) + time.perf_counter() - began
-    return not group.going
+    if is_worth_repacking(group, step):
+      group.notes['repack'] = True
+    return not group.going or 'repack' in group.notes
+
+
+def is_worth_repacking(group, step):
+  """Whether the lanes that are left are better off in a program of their own: where all of them have just been saved,
+  and the steps that this spares take several times as long as to compile it."""
+  going, count, left = len(group.going), group.stack.count, group.training['steps'] - step
+  if not group.stack.way.packs or not 0 < going <= count / 2 or group.notes.get('checkpoint') != step:
+    return False
+  spared = left * group.notes.get('step_seconds', 0.0) * (1 - going / count)
+  return spared > REPACKING * group.notes['compile_seconds']
 
 
 def hooks_of(group):

@@ -39,6 +39,7 @@ class Plan(NamedTuple):
   stack: stack.Stack
   compiled: dict  # {shape of a batch: step}
   peak: int  # bytes on a device
+  seconds: float  # that it took to place and compile
 
 
 class Apart(Exception):
@@ -84,11 +85,12 @@ def plan(folder, trials, share=1, devices=None):
   wanted = configs[0]['parallel']['data']
   devices = devices or jax.local_devices()[: None if wanted == -1 else wanted]
   datasets = [by_seed[config['data'].get('seed')] for config in configs]
+  began = time.perf_counter()
   stacked = stack.place(configs, datasets, devices)
   check_memory(memory_use.bytes_of(stacked.target), stacked, len(trials), share)
   compiled, peak = stack.compile_steps(stacked)
   check_memory(peak, stacked, len(trials), share)
-  return Plan(first, configs, stacked, compiled, peak)
+  return Plan(first, configs, stacked, compiled, peak, time.perf_counter() - began)
 
 
 def check_memory(octets, stacked, count, share):
@@ -156,10 +158,14 @@ def run_lanes(folder, trials, console, share=1, prune=lambda lane, step, found: 
     checkpointer = opened.enter_context(
       checkpoint.Checkpointer(stacked, keep=keep, resumed_from=start, best=slices.best_of_each)
     )
-    notes = {'checkpoint': start or None}
+    notes = {'checkpoint': start or None, 'compile_seconds': made.seconds}
     group = lane_hooks.Group(made.stack, lanes, ended, set(ended), place, checkpointer, console, notes, prune)
     announce(group, made, start, began)
     take_steps(group, made, state, start)
+  if 'repack' in notes:
+    left = [trial for trial in trials if not has_ended(folder / trial.name)]
+    console.say(f'{len(left)} of {len(trials)} lanes go on by themselves')
+    return run_lanes(folder, left, console, share, prune)
   shutil.rmtree(stacked, ignore_errors=True)
   (place / MEMBERS).unlink()
 

@@ -62,11 +62,9 @@ class Slurm:
   def __init__(self, folder, options, parameters, cluster='slurm'):
     """parameters: {'partition': 'gpu', 'timeout_min': 240, ...}. Raises UsageError where they are not known, or no
     Slurm is here."""
-    submitit = submitit_module()
     if cluster == 'slurm' and shutil.which('sbatch') is None:
-      raise UsageError(
-        '--executor=slurm: there is no sbatch on this machine; type it where jobs are submitted'
-      )
+      raise UsageError('--executor=slurm: no sbatch on this machine; type it where jobs are submitted')
+    submitit = submitit_module()
     self.place, self.prunes = pathlib.Path(folder).absolute() / 'slurm', options.prunes
     self.executor = submitit.AutoExecutor(folder=self.place, cluster=cluster)
     named = {name if name in PLAIN else f'slurm_{name}': value for name, value in parameters.items()}

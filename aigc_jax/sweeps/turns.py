@@ -48,16 +48,16 @@ def make(single, mesh, data, frozen, floats, keys):
     sums = jax.tree.map(lambda *leaves: np.stack(leaves), *(jax.device_get(one) for one, _ in found))
     return sums, tuple(extra for _, extra in found)
 
-  first = lambda state: Carry(state, tuple(jnp.bool_(True) for _ in range(count)))
   return Way(
-    init,
-    compile,
-    evaluate,
-    first,
-    lambda flags: flags,
-    lane_of,
-    partial(together, frozen),
-    partial(apart, count, frozen),
+    init=init,
+    compile=compile,
+    evaluate=evaluate,
+    first=lambda state: Carry(state, tuple(jnp.bool_(True) for _ in range(count))),
+    flags=lambda flags: flags,
+    lane=lane_of,
+    together=partial(together, frozen),
+    apart=partial(apart, count, frozen),
+    packs=False,
   )
 
 

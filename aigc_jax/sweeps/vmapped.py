@@ -41,6 +41,7 @@ class Way(NamedTuple):
   lane: Callable  # State, lane -> the State of that lane
   together: Callable  # State -> stacked State
   apart: Callable  # stacked State -> State
+  packs: bool  # whether lanes that have ended cost as much as the others
 
 
 def spec(axis):
@@ -72,6 +73,7 @@ def make(single, mesh, data: Data, frozen, floats, keys):
     lane=partial(lane_of, frozen),
     together=lambda state: state,
     apart=lambda state: state,
+    packs=True,
   )
 
 

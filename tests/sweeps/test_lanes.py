@@ -142,6 +142,27 @@ def test_each_lane_has_its_own_patience(source, tmp_path):
   assert checkpoint.latest(tmp_path / trials[1].name / 'checkpoints') == 6
 
 
+def test_lanes_that_are_left_go_on_in_a_smaller_program(both, source, tmp_path, monkeypatch):
+  """Two of three end at step 4; what the third one gives is what it gives beside them."""
+  ours, _, trials = both
+  monkeypatch.setattr(lane_hooks, 'REPACKING', 0)
+  sizes, real = [], lanes.plan
+  monkeypatch.setattr(
+    lanes, 'plan', lambda folder, group, *rest: sizes.append(len(group)) or real(folder, group, *rest)
+  )
+  prune = lambda lane, step, found: None if lane.name == trials[2].name else f'pruned at step {step}'
+  with Console(quiet=True) as console:
+    lanes.run_lanes(tmp_path, trials, console, prune=prune)
+  assert sizes == [3, 1]
+  states = [state_of(tmp_path, trial.name) for trial in trials]
+  assert [(state['message'], state['step']) for state in states] == [('pruned at step 4', 4)] * 2 + [
+    ('done', 12)
+  ]
+  assert_close(numbers(tmp_path / trials[2].name), numbers(ours / trials[2].name))
+  kept = [checkpoint.steps(place / trials[2].name / 'checkpoints') for place in (tmp_path, ours)]
+  assert kept[0] == kept[1]
+
+
 class Killed(BaseException):
   """Ends a group as `kill -9` would: nothing catches it."""
 

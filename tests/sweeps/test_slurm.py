@@ -110,7 +110,7 @@ def test_a_preempted_job_is_queued_again(source, tmp_path):
 
 def test_without_slurm(tmp_path, monkeypatch):
   monkeypatch.setenv('PATH', str(tmp_path))
-  with pytest.raises(UsageError, match='there is no sbatch on this machine'):
+  with pytest.raises(UsageError, match='no sbatch on this machine'):
     slurm.Slurm(tmp_path, launch.Options(), {})
   assert not list(tmp_path.iterdir())
 
