@@ -35,7 +35,7 @@ def test_one_command(source, tmp_path, capsys):
   found = aigc_jax.load_sweep(tmp_path / 's')
   assert list(found['state']) == ['done', 'non-finite']
   assert 0 < found['validation/loss'][0] < 4
-  assert (found['cost_seconds'] > 0).all()
+  assert found['cost_seconds'][0] > 0
   assert {'table.csv', 'table.md', 'report.html'} <= set(os.listdir(tmp_path / 's'))
   began = time.perf_counter()
   assert cli.main(command) == 0
