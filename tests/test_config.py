@@ -13,7 +13,7 @@ import pytest
 from ml_collections import config_dict
 from ml_collections.config_dict import RequiredValueError
 
-from aigc_jax import api
+from aigc_jax import schemas
 from aigc_jax.config import (
   Fraction,
   NonNegative,
@@ -195,7 +195,7 @@ def test_a_misshapen_config_is_one_line_too(config):
 def test_a_source_that_is_no_text_is_one_line():
   config = {'task': {'name': 'language'}, 'model': {'name': 'rnn'}, 'data': {'source': 5}}
   with pytest.raises(UsageError, match=r'^config.data.source: 5 is not a text; it takes a text$'):
-    api.read_config(config)
+    schemas.read_config(config)
 
 
 def test_names_decide_which_keys_there_are_whatever_the_order():
@@ -259,9 +259,9 @@ EVERY = [(path.name, variant) for path in sorted(CONFIGS.glob('*.py')) for varia
 
 @pytest.mark.parametrize(('name', 'variant'), EVERY)
 def test_every_config_file_resolves_with_every_variant(name, variant):
-  config = api.read_config(f'{CONFIGS / name}' + (f':{variant}' if variant else ''))
+  config = schemas.read_config(f'{CONFIGS / name}' + (f':{variant}' if variant else ''))
   assert all(math.isfinite(value) for value in floats_of(config).values())
-  assert resolve(from_json(to_json(config)), api.schemas()) == config
+  assert resolve(from_json(to_json(config)), schemas.schemas()) == config
   assert f'configs/{name}' in (CONFIGS / name).read_text(encoding='utf-8'), 'the docstring has the command'
 
 
@@ -274,7 +274,7 @@ def write(tmp_path, text):
 def test_what_is_wrong_with_a_config_file_is_one_line(tmp_path):
   def text_of(config):
     with pytest.raises(UsageError) as error:
-      api.read_config(config)
+      schemas.read_config(config)
     assert '\n' not in str(error.value)
     return str(error.value)
 
@@ -300,29 +300,29 @@ def test_a_config_file_is_found_from_anywhere(tmp_path, monkeypatch):
 
 
 def test_a_required_placeholder_that_nobody_fills_in_is_named():
-  from aigc_jax import api
+  from aigc_jax import schemas
 
   config = config_dict.ConfigDict({'task': {'name': 'language'}, 'model': {'name': 'transformer'}})
   config.optimizer = {'clip_norm': config_dict.required_placeholder(float)}
   with pytest.raises(
     UsageError, match=r'^config.optimizer.clip_norm: must be given, by --config.optimizer.clip_norm='
   ):
-    api.read_config(config)
-  assert api.read_config(config, [('optimizer.clip_norm', '0.5')])['optimizer']['clip_norm'] == 0.5
+    schemas.read_config(config)
+  assert schemas.read_config(config, [('optimizer.clip_norm', '0.5')])['optimizer']['clip_norm'] == 0.5
 
 
 def test_references_follow_what_the_command_line_overrides():
-  from aigc_jax import api
+  from aigc_jax import schemas
 
   config = config_dict.ConfigDict({'task': {'name': 'language'}, 'model': {'name': 'transformer'}})
   config.data = {'sequence_length': config_dict.required_placeholder(int)}
   config.model.context_length = config.data.get_ref('sequence_length')
-  found = api.read_config(config, [('data.sequence_length', '32'), ('optimizer.learning_rate', '1')])
+  found = schemas.read_config(config, [('data.sequence_length', '32'), ('optimizer.learning_rate', '1')])
   assert (found['model']['context_length'], found['optimizer']['learning_rate']) == (32, 1.0)
   with pytest.raises(RequiredValueError):
     config.data.sequence_length  # the caller's own is as it was  # noqa: B018
   frozen = config_dict.FrozenConfigDict({'task': {'name': 'language'}, 'model': {'name': 'transformer'}})
-  assert api.read_config(frozen, [('model.layers', '2')])['model']['layers'] == 2
+  assert schemas.read_config(frozen, [('model.layers', '2')])['model']['layers'] == 2
   config.model.name = config_dict.required_placeholder(str)
   with pytest.raises(UsageError, match=r'^config.model.name: must be given, by --config.model.name='):
-    api.read_config(config)
+    schemas.read_config(config)

@@ -53,10 +53,9 @@ def test_dry_run_shows_trials_groups_and_cost(source, tmp_path, capsys):
   assert not (tmp_path / 'runs').exists()
 
 
-def test_the_same_trials_have_the_same_folder():
-  trials = lambda changes: sorted(
-    t.name for t in sweeping.find_trials({}, changes, [('task.name', 'language')])
-  )
+def test_the_same_trials_have_the_same_folder(source):
+  config = tiny.config(source)
+  trials = lambda changes: sorted(trial.name for trial in sweeping.find_trials(config, changes, []))
   names = [trials([{'seed': 0}, {'seed': 1}]), trials([{'seed': 1}, {'seed': 0}]), trials([{'seed': 2}])]
   folders = [sweeping.default_folder('configs/a.py:b', found) for found in names]
   assert folders[0] == folders[1] != folders[2]
