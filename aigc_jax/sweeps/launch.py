@@ -257,10 +257,10 @@ class Driver:
         how = status['message'] if status['message'] not in ('', 'done') else status['state']
         self.console.say(f'{shown_trial(trial)}: {how}, step {status["step"]}')
     done, total = len(self.told) + len(self.failures), len(self.trials)
-    working = sum(len(running.job.trials) for running in self.running)
-    text = (
-      f'{done} of {total} trials ended, {working} in {len(self.running)} workers, {len(self.failures)} failed'
-    )
+    working = sum(trial.name not in self.told for running in self.running for trial in running.job.trials)
+    text = f'{done} of {total} trials ended, {len(self.failures)} failed'
+    if working:
+      text += f', {working} in {len(self.running)} workers'
     if text != self.told_last:
       self.told_last = text
       self.console.progress(done, total, text)

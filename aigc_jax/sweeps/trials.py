@@ -50,8 +50,9 @@ def value_at(config, key):
 
 
 def shown(overrides):
-  """'learning_rate=0.001 seed=0': for people."""
-  return ' '.join(f'{key.rpartition(".")[2]}={value}' for key, value in overrides.items())
+  """'learning_rate=0.001 seed=0': for people, floats with four digits."""
+  short = lambda value: f'{value:.4g}' if isinstance(value, float) else value
+  return ' '.join(f'{key.rpartition(".")[2]}={short(value)}' for key, value in overrides.items())
 
 
 def name_of(config):
