@@ -42,6 +42,7 @@ def add_options(add):
 
   report = add('report', 'the answer of a sweep: table.csv, table.md and report.html in its folder')
   report.add_argument('folder')
+  report.add_argument('--metric', help='what trials are compared by (what they were trained for)')
 
 
 def check(options):
@@ -90,5 +91,5 @@ def sweep(options, overrides):
 def report(options):
   from aigc_jax.sweeps import report
 
-  for path in report.report(options.folder):
+  for path in report.report(options.folder, options.metric):
     print(path)

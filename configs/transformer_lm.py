@@ -137,4 +137,4 @@ def llama(config):
 
 def sweep_learning_rate():
   """Two seeds of each, so that the report can tell a better rate from luck."""
-  return product(sweep('optimizer.learning_rate', logarithmic(1e-3, 4e-2, 5)), sweep('seed', range(2)))
+  return product(sweep('optimizer.learning_rate', logarithmic(1e-3, 1e-1, 5)), sweep('seed', range(2)))

@@ -11,6 +11,7 @@ groups/        what groups of lanes have while they run, and the lines of their 
 import contextlib
 import json
 import pathlib
+import re
 
 from aigc_jax import files, run, tasks
 from aigc_jax.errors import UsageError
@@ -87,8 +88,13 @@ def write(path, label, trials):
 
 
 def judged_by(config):
-  """The metric that trials are compared by."""
+  """The metric that trials are compared by, and those of which more is better."""
   return {'metric': config['training']['best_metric'], 'higher_is_better': tasks.higher_is_better(config)}
+
+
+def is_higher_better(metric, names):
+  """Whether more is better of a metric, also where it is of one class ('validation/accuracy_3')."""
+  return re.sub(r'_\d+$', '', metric) in names
 
 
 def read(path):

@@ -58,22 +58,30 @@ class Configuration(NamedTuple):
   failed: list  # [TrialRow]
 
 
-def read_sweep(path):
-  """The Sweep of a folder. Raises UsageError where there is none, StorageError where sweep.json is damaged."""
+def read_sweep(path, metric=None):
+  """The Sweep of a folder.
+
+  metric: what its trials are compared by; None: what they were trained for, `config.training.best_metric`.
+
+  Raises UsageError where there is no such folder or metric, StorageError where sweep.json is damaged.
+  """
   path = Path(path)
   facts = sweep_folder.read(path)
   configs = read_or(path / sweep_folder.CONFIGS, {})
   failures = read_or(path / sweep_folder.FAILURES, {})
-  trials, metric = facts['trials'], facts.get('metric', 'validation/loss')
+  trials, chosen = facts['trials'], metric or facts.get('metric', 'validation/loss')
   keys = list(dict.fromkeys(key for trial in trials for key in trial['overrides']))
   values = {t['name']: {key: value_of(t, configs.get(t['name'], {}), key) for key in keys} for t in trials}
   differ = [key for key in keys if len({json.dumps(values[t['name']][key]) for t in trials}) > 1]
-  higher = facts.get('higher_is_better', False)
+  higher = sweep_folder.is_higher_better(chosen, facts.get('higher_is_better', []))
   row = lambda name: trial_row(
-    path / name, values[name], configs.get(name, {}), failures.get(name), metric, higher
+    path / name, values[name], configs.get(name, {}), failures.get(name), chosen, higher
   )
   rows = [row(trial['name']) for trial in trials]
-  return Sweep(path, facts.get('config'), metric, higher, differ or keys, rows, configs)
+  known = sorted({name for row in rows for name in row.last if not name.startswith('time/')})
+  if metric is not None and known and metric not in known:
+    raise UsageError(f'{path}: its trials have no metric {metric!r}; they have {", ".join(known)}')
+  return Sweep(path, facts.get('config'), chosen, higher, differ or keys, rows, configs)
 
 
 def read_or(path, otherwise):
@@ -180,14 +188,16 @@ def plain(value):
   return json.dumps(value) if isinstance(value, list | dict) else value
 
 
-def load_sweep(path) -> Any:
+def load_sweep(path, metric=None) -> Any:
   """A pandas DataFrame of a sweep's folder, one row a trial; the columns are those of table.csv.
 
-  Raises UsageError where there is no such folder, or no pandas.
+  metric: whose best value a trial's row has, 'validation/elbo'; None: `config.training.best_metric`.
+
+  Raises UsageError where there is no such folder or metric, or no pandas.
   """
   try:
     import pandas
   except ImportError as error:
     raise UsageError("load_sweep: needs pandas; pip install 'aigc-jax[sweeps]'") from error
-  columns, rows = table(read_sweep(path))
+  columns, rows = table(read_sweep(path, metric))
   return pandas.DataFrame(rows, columns=columns)

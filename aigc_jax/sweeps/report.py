@@ -21,12 +21,14 @@ SAMPLE_BYTES = 150_000  # of a picture, above which it is left out
 SCRIPTS = ('draw.js', 'curves.js', 'charts.js', 'panels.js')
 
 
-def report(path):
+def report(path, metric=None):
   """Writes the three into a sweep's folder, at any time of the sweep. Returns their paths.
 
-  Raises UsageError where it is no such folder; StorageError.
+  metric: what trials are compared by; None: `config.training.best_metric`.
+
+  Raises UsageError where it is no such folder or metric; StorageError.
   """
-  sweep = frame.read_sweep(path)
+  sweep = frame.read_sweep(path, metric)
   ranked = frame.configurations(sweep)
   written = {
     'table.csv': as_csv(sweep),

@@ -47,7 +47,8 @@ def open_study(folder, config):
   """The study of a sweep's folder. `config`: resolved; it has the sampler's seed and the metric."""
   optuna = optuna_module()
   backend = optuna.storages.journal.JournalFileBackend(str(pathlib.Path(folder) / JOURNAL))
-  higher = sweep_folder.judged_by(config)['higher_is_better']
+  judged = sweep_folder.judged_by(config)
+  higher = sweep_folder.is_higher_better(judged['metric'], judged['higher_is_better'])
   study = optuna.create_study(
     study_name=STUDY,
     storage=optuna.storages.JournalStorage(backend),

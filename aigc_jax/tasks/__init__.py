@@ -1,6 +1,5 @@
 """What can be learned: one file a task, with its schema, its builder, and what it takes from the data."""
 
-import re
 from typing import Any, NamedTuple
 
 from aigc_jax import data
@@ -58,9 +57,8 @@ def build(config):
 
 
 def higher_is_better(config):
-  """Whether more is better of the metric that `config.training.best_metric` names, also where it is of one class."""
-  name = re.sub(r'_\d+$', '', config['training']['best_metric'].removeprefix('validation/'))
-  return name in KINDS[config['task']['name']].room.HIGHER_IS_BETTER
+  """The names of metrics of which more is better, such as 'validation/accuracy'; of all others less is."""
+  return [f'validation/{name}' for name in KINDS[config['task']['name']].room.HIGHER_IS_BETTER]
 
 
 def complete(config, dataset):

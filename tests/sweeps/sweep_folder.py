@@ -7,7 +7,12 @@ def write(folder, trials, metric='validation/loss', **facts):
   """A sweep's folder. trials: [(name, overrides, {state, message, rows, lanes, samples})]; rows None: not begun."""
   folder.mkdir(parents=True, exist_ok=True)
   entries = [{'name': name, 'overrides': overrides} for name, overrides, _ in trials]
-  facts = {'format': 1, 'config': 'configs/some.py', 'metric': metric, 'higher_is_better': False} | facts
+  facts = {
+    'format': 1,
+    'config': 'configs/some.py',
+    'metric': metric,
+    'higher_is_better': ['validation/accuracy'],
+  } | facts
   (folder / 'sweep.json').write_text(json.dumps(facts | {'trials': entries}))
   (folder / 'configs.json').write_text(
     json.dumps({name: config_of(overrides) for name, overrides, _ in trials})

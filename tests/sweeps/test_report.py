@@ -57,11 +57,25 @@ def test_leader_board_is_what_is_counted_by_hand(folder):
 
 
 def test_more_may_be_better(folder):
-  facts = json.loads((folder / 'sweep.json').read_text()) | {'higher_is_better': True}
+  facts = json.loads((folder / 'sweep.json').read_text()) | {'higher_is_better': ['validation/loss']}
   (folder / 'sweep.json').write_text(json.dumps(facts))
   found = frame.configurations(frame.read_sweep(folder))
   assert found[0].values['optimizer.learning_rate'] == 1e-3
   assert found[0].mean == 3.0
+
+
+def test_trials_may_be_compared_by_another_metric(folder):
+  for trial, accuracies in (('t0', [0.1, 0.9, 0.2]), ('t2', [0.5])):
+    with open(folder / trial / 'metrics.jsonl', 'a', encoding='utf-8') as file:
+      file.writelines(
+        f'{{"step": {i}, "validation/accuracy": {value}}}\n' for i, value in enumerate(accuracies)
+      )
+  found = frame.read_sweep(folder, 'validation/accuracy')
+  assert {trial.name: trial.best for trial in found.trials if trial.best} == {'t0': 0.9, 't2': 0.5}
+  assert [c.mean for c in frame.configurations(found) if c.n] == [0.9, 0.5]
+  assert 'validation/accuracy (mean)' in report.report(folder, 'validation/accuracy')[1].read_text()
+  with pytest.raises(UsageError, match=r"no metric 'validation/elbo'; they have .*validation/accuracy"):
+    frame.read_sweep(folder, 'validation/elbo')
 
 
 def test_tables_have_all_trials_and_why_they_failed(folder):

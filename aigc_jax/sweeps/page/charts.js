@@ -82,7 +82,7 @@ const within = (place, [a, b]) => place >= a && place <= b;
 function drawAxis(svg, axis, top, bottom, brushes, filter) {
   shape(svg, 'line', { class: 'axis', x1: axis.x, x2: axis.x, y1: top, y2: bottom, style: 'stroke: var(--soft)' });
   shape(svg, 'text', { class: 'label', x: axis.x, y: 18, 'text-anchor': 'middle' }, short(axis.key));
-  for (const [place, text] of spread(axis.ticks.map(([y, t]) => [y, t]), 12)) shape(svg, 'text', { x: axis.x + 6, y: place + 4 }, text);
+  for (const [place, text] of spread(axis.ticks, 12)) shape(svg, 'text', { class: 'over', x: axis.x - 6, y: place + 4, 'text-anchor': 'end' }, text);
   const mark = shape(svg, 'rect', { x: axis.x - 7, width: 14, y: top, height: 0, fill: 'var(--accent)', 'fill-opacity': 0.3 });
   const grip = shape(svg, 'rect', { x: axis.x - 12, width: 24, y: top - 8, height: bottom - top + 16, fill: 'transparent', style: 'cursor: ns-resize' });
   let from = null;

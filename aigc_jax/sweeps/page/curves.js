@@ -3,8 +3,11 @@
 
 const MARGIN = { left: 62, right: 14, top: 10, bottom: 40 };
 
+// the first that has a curve: a single evaluation is a dot
+const firstCurve = () => data.metrics.find((m) => data.trials.some((t) => t.curves[m] && t.curves[m][0].length > 1)) || data.metrics[0];
+
 function curvesPanel(section) {
-  const view = { metric: data.metrics[0], x: 'step', by: data.keys.find((k) => !data.seeds.includes(k)) || 'configuration' };
+  const view = { metric: firstCurve(), x: 'step', by: data.keys.find((k) => !data.seeds.includes(k)) || 'configuration' };
   Object.assign(view, { logX: false, logY: false, mean: false, zoom: null, lit: -1, drag: null });
   const canvas = element('canvas', { tabindex: 0, 'aria-label': 'learning curves; the table of trials below has the numbers' });
   const names = element('div', { class: 'legend' });
