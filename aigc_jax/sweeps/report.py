@@ -96,7 +96,7 @@ def page_data(sweep, ranked):
     'seeds': [key for key in sweep.keys if key in frame.SEEDS],
     'states': {state: states.count(state) for state in dict.fromkeys(states)},
     'cost': clock(sum(trial.seconds for trial in sweep.trials)),
-    'metrics': [sweep.metric] * (sweep.metric in curves) + [name for name in curves if name != sweep.metric],
+    'metrics': sorted(curves, key=lambda name: (name != sweep.metric, name != 'train/loss')),
     'trials': [of_trial(trial, curves, points) for trial in sweep.trials],
     'ranked': [
       {
