@@ -31,10 +31,8 @@ def estimate(number, trials, limit, show):
   together = can_be_lanes(trials[0].config)
   count = min(len(trials), limit or len(trials)) if together else 1
   began = time.perf_counter()
-  if count == 1:
-    step_seconds, peak = alone(trials[0])
-  else:
-    count, step_seconds, peak = as_lanes(trials[:count])
+  count, take, state, peak = as_lanes(trials[:count]) if count > 1 else alone(trials[0])
+  step_seconds = timed(take, state)
   steps, rounds = trials[0].config['training']['steps'], -(-len(trials) // count)
   how = f'{count} lanes' if count > 1 else 'alone'
   several = f', {rounds} times one after another' if rounds > 1 else ''
@@ -46,21 +44,21 @@ def estimate(number, trials, limit, show):
 
 
 def as_lanes(trials):
-  """(lanes that fit, seconds of a step of all, bytes on a device)."""
+  """(lanes that fit, a step of all as state -> state, their state, bytes on a device)."""
   try:
     made = lanes.plan(pathlib.Path('/nonexistent'), trials)
   except lanes.Apart as error:
-    return as_lanes(trials[: error.lanes]) if error.lanes > 1 else (1, *alone(trials[0]))
+    return as_lanes(trials[: error.lanes]) if error.lanes > 1 else alone(trials[0])
   stacked = made.stack
   on = stacked.way.flags(np.ones(stacked.count, bool))
   carry = stacked.way.first(stack.first_state(stacked))
   batch = stack.batch_at(stacked, 0)
   compiled = made.compiled[placement.shape_of(batch)]
-  return len(trials), timed(lambda carry: compiled(carry, batch, on)[0], carry), made.peak
+  return len(trials), lambda carry: compiled(carry, batch, on)[0], carry, made.peak
 
 
 def alone(trial):
-  """(seconds of a step, bytes on a device) of a solo run."""
+  """(1, a step of a solo run as state -> state, its state, bytes on a device)."""
   experiment = prepare.prepare(trial.config)
   prepared = placement.place(experiment)
   compiled, _ = placement.compile_steps(experiment, prepared)
@@ -70,7 +68,7 @@ def alone(trial):
     placement.step_function(prepared, compiled),
   )
   peak = memory_use.of_program(compiled[placement.shape_of(batch)]).peak
-  return timed(lambda state: step(state, batch)[0], state), peak
+  return 1, lambda state: step(state, batch)[0], state, peak
 
 
 def timed(take, state):

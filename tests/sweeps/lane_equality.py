@@ -34,9 +34,11 @@ def trials_of_family(family, source, changes=CHANGES, **training):
   config = equality.FAMILIES[family](source)
   config['training'] = config.get('training', {}) | training
   changes = [dict(change) for change in changes]
-  if 'dropout' in api.read_config(config)['model']:
+  model = api.read_config(config)['model']
+  if 'dropout' in model:
+    name = 'variational_dropout' if 'variational_dropout' in model else 'dropout'  # the other acts between layers
     for rate, change in zip((0.1, 0.2, 0.3), changes, strict=True):
-      change['model.dropout'] = rate
+      change[f'model.{name}'] = rate
   if 'buckets' in config['data']:
     changes = [change | ({'data.seed': 0} if 'data.seed' in change else {}) for change in changes]
   return trials_of(config | {'parallel': {'data': 1}}, changes)
