@@ -70,7 +70,7 @@ def compare(name, count):
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--configs', default=','.join(CONFIGS))
-  parser.add_argument('--lanes', default='4,16')
+  parser.add_argument('--lanes', default='16')
   options = parser.parse_args()
   set_up()
   print(jax.devices()[0].device_kind)

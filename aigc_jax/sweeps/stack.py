@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -17,6 +18,10 @@ from aigc_jax.sweeps.lane_data import Data, data_of
 from aigc_jax.sweeps.vmapped import LANES, spec
 from aigc_jax.task import RESIDENT
 from aigc_jax.training import attention, experiment, placement, step
+
+CACHED = (
+  4 << 20
+)  # bytes that a loop may read each time around; measured by benchmarks/lane_steps.py, see README
 
 
 class Stack(NamedTuple):
@@ -62,7 +67,11 @@ def place(configs, datasets, devices):
   single = step.make_program(config, tasks.build)
   example = row_of(data, datasets[0].train_batch(0) | resident)
   state = jax.eval_shape(single.init, *jax.tree.map(unstacked, (floats, keys)), example)
-  way = turns if len(devices) == 1 and convolves(single, floats, state, example, devices[0]) else vmapped
+  one_by_one = len(devices) == 1 and devices[0].platform == 'cpu'
+  if one_by_one:
+    shapes = jax.tree.map(unstacked, floats), state, example
+    one_by_one = slower_together(jax.make_jaxpr(single.step)(*shapes).jaxpr, count)
+  way = turns if one_by_one else vmapped
   made = way.make(single, mesh, data, frozen, floats, keys)
   target = target_of(state, mesh, frozen, count)
   return Stack(mesh, made, made.evaluate, floats, keys, data, resident, target, config, count)
@@ -79,12 +88,28 @@ def row_of(data, batch):
   return {name: jax.tree.map(own if name == RESIDENT else shape, leaf) for name, leaf in batch.items()}
 
 
-def convolves(single, floats, state, batch, device):
-  """Whether a step on a CPU convolves: side by side that is one grouped convolution, at a third of the speed."""
-  if device.platform != 'cpu':
-    return False
-  lowered = jax.jit(single.step).lower(jax.tree.map(unstacked, floats), state, batch)
-  return 'convolution' in lowered.as_text()
+def slower_together(jaxpr, count):
+  """Whether a CPU takes a step of lanes side by side more slowly than in turns.
+
+  Convolutions do: together they are one grouped convolution, at a third of the speed. So do loops over time whose
+  weights, those of all lanes, do not stay in the cache from one moment to the next.
+  """
+  for equation in equations(jaxpr):
+    if equation.primitive.name == 'conv_general_dilated':
+      return True
+    if equation.primitive.name == 'scan':
+      read_again = (v.aval for v in equation.invars[: equation.params['num_consts']])
+      if count * sum(aval.size * aval.dtype.itemsize for aval in read_again) > CACHED:
+        return True
+  return False
+
+
+def equations(jaxpr):
+  """All of a jaxpr, those of loops and functions in it included."""
+  for equation in jaxpr.eqns:
+    yield equation
+    for inner in jaxprs_in_params(equation.params):
+      yield from equations(inner)
 
 
 def settled(config, example, devices):

@@ -36,7 +36,9 @@ def trials_of_family(family, source, changes=CHANGES, **training):
   changes = [dict(change) for change in changes]
   model = api.read_config(config)['model']
   if 'dropout' in model:
-    name = 'variational_dropout' if 'variational_dropout' in model else 'dropout'  # the other acts between layers
+    name = (
+      'variational_dropout' if 'variational_dropout' in model else 'dropout'
+    )  # the other acts between layers
     for rate, change in zip((0.1, 0.2, 0.3), changes, strict=True):
       change[f'model.{name}'] = rate
   if 'buckets' in config['data']:

@@ -6,12 +6,13 @@ import os
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from aigc_jax import api, run
 from aigc_jax.sweeps import folder as sweep_folder
-from aigc_jax.sweeps import group, lane_hooks, lanes
+from aigc_jax.sweeps import group, lane_hooks, lanes, stack
 from aigc_jax.sweeps.trials import trials_of
 from aigc_jax.training import checkpoint, memory_use, session
 from aigc_jax.training.console import Console
@@ -70,6 +71,24 @@ def test_lanes_are_the_solo_runs(family, source):
 @pytest.mark.parametrize('family', equality.FAMILIES)
 def test_lanes_are_the_solo_runs_over_100_steps(family, source):
   assert np.max(lane_equality.differences(lane_equality.trials_of_family(family, source))) < CLOSE
+
+
+def test_what_is_slower_together_takes_turns():
+  """Convolutions, and loops that read the weights of all lanes again and again, also within a gradient and a jit."""
+  weights, inputs = jnp.ones((256, 256)), jnp.ones((5, 256))
+
+  def loop(weights):
+    return jax.lax.scan(lambda h, x: (jnp.tanh(h @ weights + x), None), jnp.ones(256), inputs)[0].sum()
+
+  looping = jax.make_jaxpr(jax.jit(jax.grad(loop)))(weights).jaxpr
+  kernel = jnp.ones((1, 1, 3, 3))
+  convolving = jax.make_jaxpr(lambda x: jax.lax.conv(x, kernel, (1, 1), 'SAME'))(jnp.ones((1, 1, 8, 8))).jaxpr
+  assert [stack.slower_together(looping, lanes) for lanes in (2, 16, 17)] == [
+    False,
+    False,
+    True,
+  ]  # 17 of 256 KiB
+  assert stack.slower_together(convolving, 2)
 
 
 def test_lanes_on_two_devices_are_those_on_one(source):
