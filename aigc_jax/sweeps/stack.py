@@ -1,5 +1,6 @@
 """The trials of a group on their devices: stacked floats and keys, their data, and the way in which their steps run."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,9 +20,8 @@ from aigc_jax.sweeps.vmapped import LANES, spec
 from aigc_jax.task import RESIDENT
 from aigc_jax.training import attention, experiment, placement, step
 
-CACHED = (
-  4 << 20
-)  # bytes that a loop may read each time around; measured by benchmarks/lane_steps.py, see README
+# of a solo step, where lanes stop paying on 2 cores (benchmarks/lane_steps.py); fixed, so that a sweep repeats itself
+BUSY_FLOPS = 2e9
 
 
 class Stack(NamedTuple):
@@ -70,7 +70,7 @@ def place(configs, datasets, devices):
   one_by_one = len(devices) == 1 and devices[0].platform == 'cpu'
   if one_by_one:
     shapes = jax.tree.map(unstacked, floats), state, example
-    one_by_one = slower_together(jax.make_jaxpr(single.step)(*shapes).jaxpr, count)
+    one_by_one = slower_together(jax.make_jaxpr(single.step)(*shapes).jaxpr)
   way = turns if one_by_one else vmapped
   made = way.make(single, mesh, data, frozen, floats, keys)
   target = target_of(state, mesh, frozen, count)
@@ -88,28 +88,30 @@ def row_of(data, batch):
   return {name: jax.tree.map(own if name == RESIDENT else shape, leaf) for name, leaf in batch.items()}
 
 
-def slower_together(jaxpr, count):
+def slower_together(jaxpr):
   """Whether a CPU takes a step of lanes side by side more slowly than in turns.
 
-  Convolutions do: together they are one grouped convolution, at a third of the speed. So do loops over time whose
-  weights, those of all lanes, do not stay in the cache from one moment to the next.
+  Convolutions do: together they are one grouped convolution, at a third of the speed. So do steps that keep the cores
+  busy by themselves: side by side the lanes only drive one another's arrays out of the cache.
   """
-  for equation in equations(jaxpr):
-    if equation.primitive.name == 'conv_general_dilated':
-      return True
-    if equation.primitive.name == 'scan':
-      read_again = (v.aval for v in equation.invars[: equation.params['num_consts']])
-      if count * sum(aval.size * aval.dtype.itemsize for aval in read_again) > CACHED:
-        return True
-  return False
+  convolves, flops = work_of(jaxpr)
+  return convolves or flops > BUSY_FLOPS
 
 
-def equations(jaxpr):
-  """All of a jaxpr, those of loops and functions in it included."""
+def work_of(jaxpr):
+  """(whether it convolves, FLOPs of its matrix products) of all of a jaxpr, loops and functions in it included."""
+  convolves, flops = False, 0
   for equation in jaxpr.eqns:
-    yield equation
+    if equation.primitive.name == 'dot_general':
+      (contracted, _), _ = equation.params['dimension_numbers']
+      shape = equation.invars[0].aval.shape
+      flops += 2 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+    convolves |= equation.primitive.name == 'conv_general_dilated'
+    times = equation.params['length'] if equation.primitive.name == 'scan' else 1
     for inner in jaxprs_in_params(equation.params):
-      yield from equations(inner)
+      found = work_of(inner)
+      convolves, flops = convolves | found[0], flops + times * found[1]
+  return convolves, flops
 
 
 def settled(config, example, devices):

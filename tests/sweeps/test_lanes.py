@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -74,21 +75,19 @@ def test_lanes_are_the_solo_runs_over_100_steps(family, source):
 
 
 def test_what_is_slower_together_takes_turns():
-  """Convolutions, and loops that read the weights of all lanes again and again, also within a gradient and a jit."""
-  weights, inputs = jnp.ones((256, 256)), jnp.ones((5, 256))
+  """Convolutions, and steps of many FLOPs: those of loops and gradients count each time around."""
 
-  def loop(weights):
-    return jax.lax.scan(lambda h, x: (jnp.tanh(h @ weights + x), None), jnp.ones(256), inputs)[0].sum()
+  def loop(length, weights):
+    step = lambda h, x: (jnp.tanh(h @ weights + x), None)
+    return jax.lax.scan(step, jnp.ones((8, 256)), jnp.ones((length, 256)))[0].sum()
 
-  looping = jax.make_jaxpr(jax.jit(jax.grad(loop)))(weights).jaxpr
-  kernel = jnp.ones((1, 1, 3, 3))
+  weights, kernel = jnp.ones((256, 256)), jnp.ones((1, 1, 3, 3))
+  looping = lambda length: jax.make_jaxpr(jax.jit(jax.grad(partial(loop, length))))(weights).jaxpr
   convolving = jax.make_jaxpr(lambda x: jax.lax.conv(x, kernel, (1, 1), 'SAME'))(jnp.ones((1, 1, 8, 8))).jaxpr
-  assert [stack.slower_together(looping, lanes) for lanes in (2, 16, 17)] == [
-    False,
-    False,
-    True,
-  ]  # 17 of 256 KiB
-  assert stack.slower_together(convolving, 2)
+  once = 2 * 8 * 256 * 256  # and twice that backward
+  assert stack.work_of(looping(7)) == (False, 7 * 3 * once)
+  assert [stack.slower_together(looping(n)) for n in (600, 660)] == [False, True]
+  assert stack.slower_together(convolving)
 
 
 def test_lanes_on_two_devices_are_those_on_one(source):
