@@ -29,7 +29,8 @@ CONFIGS = {
   'mlp': ('classifier.py:mlp', {}),
   'cnn': ('classifier.py:cnn', {}),
 }
-ROUNDS, SECONDS, AWAITED = 5, 1.0, 10  # of each; seconds of a round at least; steps between two looks at the clock
+ROUNDS, SECONDS = 5, 1.0  # of each; seconds of a round at least
+AWAITED = 10  # steps between two looks at the clock
 
 
 def trials_for(name, count):
