@@ -10,13 +10,14 @@ from aigc_jax.models import (
   rnn,
   transformer,
   transformer_classifier,
+  transformer_encoder_decoder,
   vq_autoencoder,
 )
 
 SCHEMAS = {
   'transformer': transformer.Transformer,
   'transformer_encoder': transformer.TransformerEncoder,
-  'transformer_encoder_decoder': transformer.TransformerEncoderDecoder,
+  'transformer_encoder_decoder': transformer_encoder_decoder.TransformerEncoderDecoder,
   'rnn': rnn.RecurrentNetwork,
   'rnn_encoder_decoder': recurrent_encoder_decoder.RecurrentEncoderDecoder,
   'autoencoder': autoencoder.Autoencoder,

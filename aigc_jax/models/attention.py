@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from aigc_jax.models.layers import Dense, Dropout, Norm
 from aigc_jax.models.masks import Structure
+from aigc_jax.models.rotary import rotate
 
 
 class Where(NamedTuple):
@@ -23,25 +24,6 @@ class Where(NamedTuple):
     Any  # (cosine, sine), each [batch or 1, 1, time, head_width] float32; None without rotary positions
   )
   index: Any  # () int32: the cache slot of the first token; None without a cache
-
-
-def rotation(positions, head_width, base):
-  """Cosine and signed sine of the rotary angles (Su et al. 2021, eq. 34), each [batch, 1, time, head_width]."""
-  frequencies = jnp.asarray(base, jnp.float32) ** (
-    -jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width
-  )
-  angles = positions[:, None, :, None].astype(jnp.float32) * frequencies  # [batch, 1, time, head_width / 2]
-  cosine, sine = jnp.cos(angles), jnp.sin(angles)
-  return jnp.concatenate([cosine, cosine], -1), jnp.concatenate([-sine, sine], -1)
-
-
-def rotate(x, cosine, sine):
-  """Turns pairs (i, i + head_width / 2), as Llama's weights expect; x [batch, heads, time, head_width].
-
-  The partner comes by `roll`: halves cut out and joined again cost XLA's CPU backend a tenth of a training step.
-  """
-  turned = x.astype(jnp.float32)
-  return (turned * cosine + jnp.roll(turned, x.shape[-1] // 2, axis=-1) * sine).astype(x.dtype)
 
 
 @jax.custom_jvp
@@ -127,7 +109,8 @@ class Attention(nn.Module):
   key_value_heads: int
   head_width: int
   width: int  # of what it reads and writes
-  bias: bool
+  bias: bool  # of queries, keys and values
+  output_bias: bool
   query_key_norm: bool
   epsilon: Any
   dropout: Any
@@ -136,17 +119,16 @@ class Attention(nn.Module):
   dtype: Any = jnp.float32
 
   def setup(self):
-    dense = partial(Dense, bias=self.bias, dtype=self.dtype)
-    into = lambda heads: dense(
-      (heads, self.head_width), deviation=self.deviation
+    into = lambda heads: Dense(
+      (heads, self.head_width), self.bias, self.deviation, self.dtype
     )  # kernel [width, heads, head_width]
     self.query, self.key, self.value = (
       into(self.heads),
       into(self.key_value_heads),
       into(self.key_value_heads),
     )
-    self.output = dense(
-      self.width, deviation=self.output_deviation, input_axes=2
+    self.output = Dense(
+      self.width, self.output_bias, self.output_deviation, self.dtype, input_axes=2
     )  # [heads, head_width, width]
     self.drop = Dropout(self.dropout)
     if self.query_key_norm:  # Henry et al. 2020; before the rotation, as in Qwen3

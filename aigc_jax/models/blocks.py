@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from aigc_jax.models.attention import Attention
 from aigc_jax.models.layers import Dense, Dropout, FeedForward, Norm, matmul, normal
+from aigc_jax.models.rotary import Scaling, rotation
 
 
 def sinusoids(positions, width):
@@ -31,11 +32,13 @@ class Embed(nn.Module):
   sinusoidal: bool = False
   scaled: bool = False  # token vectors times sqrt(width) (Vaswani et al. 2017, section 3.4)
   token_types: int = 0  # BERT's "segments": a vector for each, added to a token's
+  unused_positions: int = 0  # vectors before that of the first position, which RoBERTa has
 
   def setup(self):
     self.token = self.param('token', normal(self.deviation), (self.vocabulary_size, self.width))
     if self.positions:
-      self.position = self.param('position', normal(self.deviation), (self.positions, self.width))
+      count = self.positions + self.unused_positions
+      self.position = self.param('position', normal(self.deviation), (count, self.width))
     if self.token_types:
       self.token_type = self.param('token_type', normal(self.deviation), (self.token_types, self.width))
 
@@ -48,7 +51,8 @@ class Embed(nn.Module):
       x = x * jnp.asarray(math.sqrt(self.width), self.dtype)
     if self.positions:
       # Each row's own, or XLA sums their gradient over the devices before it is one of the table, and so all of it.
-      x = x + self.position.astype(self.dtype)[jnp.broadcast_to(positions, tokens.shape)]
+      rows = jnp.broadcast_to(positions + self.unused_positions, tokens.shape)
+      x = x + self.position.astype(self.dtype)[rows]
     if self.sinusoidal:
       x = x + sinusoids(positions, self.width).astype(self.dtype)
     if self.token_types:
@@ -118,13 +122,15 @@ def make_embed(model, vocabulary_size):
     model.positions == 'sinusoidal',
     getattr(model, 'scale_embeddings', False),
     getattr(model, 'token_types', None) or 0,
+    getattr(model, 'unused_positions', 0),
   )
 
 
 def make_blocks(model, layers, block_class=Block, crosses=False):
   """Blocks as a model's fields describe them; those that a model lacks are off."""
   heads = model.heads
-  shared = {'bias': model.bias, 'deviation': model.init_scale, 'dtype': model.dtype}
+  shared = {'deviation': model.init_scale, 'dtype': model.dtype}
+  or_bias = lambda name: model.bias if getattr(model, name, None) is None else getattr(model, name)
   shared['output_deviation'] = residual_scale(model, layers * (3 if crosses else 2))
   attention = partial(
     Attention,
@@ -132,13 +138,17 @@ def make_blocks(model, layers, block_class=Block, crosses=False):
     key_value_heads=getattr(model, 'key_value_heads', None) or heads,
     head_width=width_of_head(model),
     width=model.width,
+    bias=or_bias('query_key_value_bias'),
+    output_bias=model.bias,
     query_key_norm=getattr(model, 'query_key_norm', False),
     epsilon=model.normalization_epsilon,
     dropout=model.dropout,
     **shared,
   )
   hidden = model.mlp_width or default_mlp_width(model.width, model.activation)
-  feed_forward = partial(FeedForward, hidden=hidden, activation=model.activation, **shared)
+  feed_forward = partial(
+    FeedForward, hidden=hidden, activation=model.activation, bias=or_bias('mlp_bias'), **shared
+  )
   order = getattr(model, 'norm_position', 'pre')
   make = lambda: block_class(make_norm(model), attention, feed_forward, model.dropout, order, crosses)
   return [make() for _ in range(layers)]
@@ -161,6 +171,17 @@ def seen(model, structure, slots):
   return structure if by_cudnn else structure.array(slots)
 
 
+def rotation_of(model, positions):
+  """Rotary angles of positions [batch or 1, time], or None where a model's positions are others."""
+  if model.positions != 'rotary':
+    return None
+  scaling = None
+  if getattr(model, 'rotary_scaling', None) is not None:
+    fields = (getattr(model, f'rotary_{name}') for name in Scaling._fields[1:])
+    scaling = Scaling(model.rotary_scaling, *fields)
+  return rotation(positions, width_of_head(model), model.rotary_base, scaling)
+
+
 def width_of_head(model):
   return getattr(model, 'head_width', None) or model.width // model.heads
 
@@ -179,17 +200,36 @@ def remat_block(remat):
 
 
 class MaskedHead(nn.Module):
-  """Logits of the tokens behind masks: a layer, then the token vectors with a bias (Devlin et al. 2019)."""
+  """Logits of the tokens behind masks: a layer, then the output weights with a bias (Devlin et al. 2019).
+
+  `tied`: the output weights are the token vectors.
+  """
 
   width: int
   vocabulary_size: int
   activation: Callable
   norm: Callable
   deviation: Any
+  tied: bool
   dtype: Any
 
   @nn.compact
   def __call__(self, x, embed):
     x = self.activation(Dense(self.width, True, self.deviation, self.dtype, name='transform')(x))
-    bias = self.param('bias', nn.initializers.zeros, (self.vocabulary_size,))
-    return embed.logits(self.norm(name='norm')(x)).astype(jnp.float32) + bias
+    x = self.norm(name='norm')(x)
+    if self.tied:
+      bias = self.param('bias', nn.initializers.zeros, (self.vocabulary_size,))
+      return embed.logits(x).astype(jnp.float32) + bias
+    return Dense(self.vocabulary_size, True, self.deviation, self.dtype, name='output')(x).astype(jnp.float32)
+
+
+class Pooler(nn.Module):
+  """What a text's first token says of all of it, [batch, time, width] -> [batch, width]: a layer and tanh (BERT)."""
+
+  width: int
+  deviation: Any
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x):
+    return jnp.tanh(Dense(self.width, True, self.deviation, self.dtype, name='transform')(x[:, 0]))

@@ -107,6 +107,7 @@ ACTIVATIONS = {
   'gelu': gelu,
   'gelu_tanh': lambda x: jax.nn.gelu(x, approximate=True),  # the same paper's approximation by tanh
   'relu': jax.nn.relu,
+  'silu': jax.nn.silu,
   'relu2': lambda x: jnp.square(jax.nn.relu(x)),  # So et al. 2021 (Primer)
 }
 

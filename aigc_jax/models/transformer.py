@@ -1,10 +1,10 @@
-"""Transformers of three shapes from the same blocks: decoder, encoder, and both together.
+"""Transformers of two shapes from the same blocks: decoder and encoder.
 
 GPT-2 (Radford et al. 2019) is the defaults of `Transformer` with `activation='gelu_tanh'`; Llama (Touvron et al. 2023)
-is rotary, rms_norm, swiglu, no biases, untied. BERT (Devlin et al. 2019) is `TransformerEncoder` with
-norm_position='post', embedding_norm, head_transform and two token types. The original Transformer (Vaswani et al. 2017)
-is `TransformerEncoderDecoder` with norm_position='post', positions='sinusoidal', scale_embeddings and
-activation='relu'. All fields are those of `config.model`; floats may be traced.
+is rotary, rms_norm, swiglu, no biases, untied; Qwen 2 (Yang et al. 2024) has query_key_value_bias besides. BERT (Devlin
+et al. 2019) is `TransformerEncoder` with norm_position='post', embedding_norm, head_transform and two token types;
+RoBERTa (Liu et al. 2019) has one type and two unused_positions. All fields are those of `config.model`; floats may be
+traced.
 """
 
 from typing import Annotated, Any, Literal
@@ -14,16 +14,9 @@ import jax.numpy as jnp
 
 from aigc_jax.config import Fraction, NonNegative, Positive
 from aigc_jax.errors import UsageError
-from aigc_jax.models import blocks, caches, masks
-from aigc_jax.models.attention import Where, rotation
+from aigc_jax.models import blocks, caches, masks, rotary
+from aigc_jax.models.attention import Where
 from aigc_jax.models.layers import ACTIVATIONS, Dense, Dropout
-
-
-def rotation_of(model, positions):
-  """Rotary angles of positions [batch or 1, time], or None where a model's positions are others."""
-  if model.positions != 'rotary':
-    return None
-  return rotation(positions, blocks.width_of_head(model), model.rotary_base)
 
 
 class Transformer(nn.Module):
@@ -41,11 +34,18 @@ class Transformer(nn.Module):
   mlp_width: Annotated[int, Positive] | None = None
   positions: Literal['learned', 'rotary', 'sinusoidal', 'none'] = 'learned'
   rotary_base: Annotated[float, Positive] = 10000.0
+  rotary_scaling: Literal['linear', 'llama3', 'yarn'] | None = None  # these five: see models/rotary.py
+  rotary_factor: Annotated[float, Positive] | None = None
+  rotary_context: Annotated[int, Positive] | None = None  # tokens
+  rotary_low: Annotated[float, Positive] = 1.0  # turns over them
+  rotary_high: Annotated[float, Positive] = 4.0
   norm_position: Literal['pre', 'post'] = 'pre'  # each part reads through its norm, or its sum is normalized
   normalization: Literal['layer_norm', 'rms_norm'] = 'layer_norm'
   normalization_epsilon: Annotated[float, Positive] = 1e-5
-  activation: Literal['gelu', 'gelu_tanh', 'relu', 'relu2', 'swiglu'] = 'gelu'
+  activation: Literal['gelu', 'gelu_tanh', 'relu', 'relu2', 'silu', 'swiglu'] = 'gelu'
   bias: bool = True
+  query_key_value_bias: bool | None = None  # these two: None: as `bias`
+  mlp_bias: bool | None = None
   query_key_norm: bool = False
   window: Annotated[int, Positive] | None = (
     None  # tokens that a token attends to, itself included; None: all before
@@ -93,7 +93,7 @@ class Transformer(nn.Module):
     """As `__call__`, but for the vectors [batch, time, width] that `logits` reads."""
     positions, mask = self.places(tokens.shape[1], segments, prefix if self.bidirectional_prefix else None)
     x = self.drop(self.embed(tokens, positions), train)
-    where = Where(mask, rotation_of(self, positions), None)
+    where = Where(mask, blocks.rotation_of(self, positions), None)
     for block in self.block:
       x, _ = block(x, where, None, train)
     return self.normed(x)
@@ -142,7 +142,7 @@ class Transformer(nn.Module):
     return self.feed(tokens, cache, *caches.place_branches(cache, tokens, before, self.window))
 
   def feed(self, tokens, cache, positions, seen):
-    where = Where(seen[:, None], rotation_of(self, positions), cache.index)
+    where = Where(seen[:, None], blocks.rotation_of(self, positions), cache.index)
     x, cache = caches.feed(self.block, cache, self.embed(tokens, positions), where)
     return self.logits(self.normed(x)), cache
 
@@ -180,13 +180,15 @@ class TransformerEncoder(nn.Module):
   norm_position: Literal['pre', 'post'] = 'pre'  # each part reads through its norm, or its sum is normalized
   normalization: Literal['layer_norm', 'rms_norm'] = 'layer_norm'
   normalization_epsilon: Annotated[float, Positive] = 1e-5
-  activation: Literal['gelu', 'gelu_tanh', 'relu', 'relu2', 'swiglu'] = 'gelu'
+  activation: Literal['gelu', 'gelu_tanh', 'relu', 'relu2', 'silu', 'swiglu'] = 'gelu'
   bias: bool = True
   query_key_norm: bool = False
   tie_embeddings: bool = True
   embedding_norm: bool = False  # the sum of a token's vectors is normalized
   token_types: Annotated[int, Positive] | None = None  # vectors added by a token's type; None: none
-  head_transform: bool = False  # a layer of its own before the tied output weights, and a bias
+  unused_positions: Annotated[int, NonNegative] = 0  # position vectors before that of the first token
+  head_transform: bool = False  # a layer of its own before the output weights, and a bias
+  pooler: bool = False  # a layer that reads the first token, for `pooled`
   scale_embeddings: bool = False  # token vectors times sqrt(width)
   dropout: Annotated[float, Fraction] | None = None
   init_scale: Annotated[float, NonNegative] = 0.02  # standard deviation of the initial weights
@@ -211,10 +213,12 @@ class TransformerEncoder(nn.Module):
     if self.head_transform:
       activation = ACTIVATIONS.get(self.activation, nn.silu)
       self.masked_head = blocks.MaskedHead(
-        self.width, self.vocabulary_size, activation, norm, self.init_scale, self.dtype
+        self.width, self.vocabulary_size, activation, norm, self.init_scale, self.tie_embeddings, self.dtype
       )
-    if not self.tie_embeddings:
+    elif not self.tie_embeddings:
       self.head = Dense(self.vocabulary_size, False, self.init_scale, self.dtype)
+    if self.pooler:
+      self.pool = blocks.Pooler(self.width, self.init_scale, self.dtype)
 
   def __call__(self, tokens, *, segments=None, lengths=None, token_types=None, train=False):
     """Logits of a whole batch.
@@ -231,7 +235,10 @@ class TransformerEncoder(nn.Module):
       Logits [batch, time, vocabulary] float32.
     """
     where = {'segments': segments, 'lengths': lengths, 'token_types': token_types}
-    return self.logits(self.hidden(tokens, **where, train=train))
+    x = self.hidden(tokens, **where, train=train)
+    if self.pooler and self.is_initializing():
+      self.pooled(x)
+    return self.logits(x)
 
   def hidden(self, tokens, *, segments=None, lengths=None, token_types=None, train=False):
     """As `__call__`, but for the vectors [batch, time, width] that `logits` reads."""
@@ -242,7 +249,7 @@ class TransformerEncoder(nn.Module):
       positions, mask = masks.positions_in(segments), masks.same_segment(segments, segments)[:, None]
     x = self.embed(tokens, positions, token_types)
     x = self.drop(self.embed_norm(x) if self.embedding_norm else x, train)
-    where = Where(mask, rotation_of(self, positions), None)
+    where = Where(mask, blocks.rotation_of(self, positions), None)
     for block in self.block:
       x, _ = block(x, where, None, train)
     return self.final_norm(x) if self.norm_position == 'pre' else x
@@ -253,124 +260,9 @@ class TransformerEncoder(nn.Module):
       return self.masked_head(x, self.embed)
     return (self.embed.logits(x) if self.tie_embeddings else self.head(x)).astype(jnp.float32)
 
-
-class TransformerEncoderDecoder(nn.Module):
-  """Sources [batch, source] and the target's tokens so far [batch, time] -> logits [batch, time, vocabulary]."""
-
-  vocabulary_size: Annotated[int, Positive]
-  context_length: Annotated[int, Positive]  # tokens of either text; rotary models may be fed more
-  source_vocabulary_size: Annotated[int, Positive] | None = None  # None: one vocabulary for both
-  layers: Annotated[int, Positive] = 4  # of the decoder
-  encoder_layers: Annotated[int, Positive] | None = None  # None: as many
-  heads: Annotated[int, Positive] = 4
-  width: Annotated[int, Positive] = 128
-  # fewer than heads: grouped queries (Ainslie et al. 2023)
-  key_value_heads: Annotated[int, Positive] | None = None
-  head_width: Annotated[int, Positive] | None = None  # None: width / heads
-  # None: 4 x width; swiglu: 8/3 x width, up to a multiple of 32
-  mlp_width: Annotated[int, Positive] | None = None
-  positions: Literal['learned', 'rotary', 'sinusoidal', 'none'] = 'learned'
-  rotary_base: Annotated[float, Positive] = 10000.0
-  norm_position: Literal['pre', 'post'] = 'pre'  # each part reads through its norm, or its sum is normalized
-  normalization: Literal['layer_norm', 'rms_norm'] = 'layer_norm'
-  normalization_epsilon: Annotated[float, Positive] = 1e-5
-  activation: Literal['gelu', 'gelu_tanh', 'relu', 'relu2', 'swiglu'] = 'gelu'
-  bias: bool = True
-  query_key_norm: bool = False
-  tie_embeddings: bool = True
-  scale_embeddings: bool = False  # token vectors times sqrt(width)
-  dropout: Annotated[float, Fraction] | None = None
-  init_scale: Annotated[float, NonNegative] = 0.02  # standard deviation of the initial weights
-  residual_init: Literal['normal', 'scaled', 'zero'] = (
-    'scaled'  # scaled: init_scale / sqrt(parts of all layers), as in GPT-2
-  )
-  remat: Literal['none', 'full', 'dots'] = 'none'  # what of a block the backward pass computes again
-  # cudnn: flash attention, where a call's mask has a structure; auto: as xla, but training puts cudnn in its place
-  # where that applies
-  attention: Literal['auto', 'xla', 'cudnn'] = 'auto'
-  dtype: Any = jnp.float32  # of the computation; parameters and logits are float32
-
-  def setup(self):
-    self.embed = blocks.make_embed(self, self.vocabulary_size)
-    if self.source_vocabulary_size is not None:
-      self.source_embed = blocks.make_embed(self, self.source_vocabulary_size)
-    block_class, norm = blocks.remat_block(self.remat), blocks.make_norm(self)
-    self.encoder_block = blocks.make_blocks(self, self.encoder_layers or self.layers, block_class)
-    self.decoder_block = blocks.make_blocks(self, self.layers, block_class, crosses=True)
-    if self.norm_position == 'pre':
-      self.encoder_norm, self.decoder_norm = norm(), norm()
-    self.drop = Dropout(self.dropout)
-    if not self.tie_embeddings:
-      self.head = Dense(self.vocabulary_size, False, self.init_scale, self.dtype)
-
-  def __call__(self, sources, tokens, *, lengths=None, train=False):
-    """Logits of a whole batch.
-
-    Args:
-      sources: [batch, source] int32, padded on the right.
-      tokens: [batch, time] int32: each target behind its begin token; padding on the right needs no mask.
-      lengths: [batch] int32: tokens of each source; None: all.
-      train: dropout is active, and needs the key 'dropout'.
-
-    Returns:
-      Logits of each next token of the target [batch, time, vocabulary] float32.
-    """
-    return self.logits(self.hidden(sources, tokens, lengths=lengths, train=train))
-
-  def hidden(self, sources, tokens, *, lengths=None, train=False):
-    """As `__call__`, but for the vectors [batch, time, width] that `logits` reads."""
-    memory = self.read(sources, masks.Structure(lengths=lengths), train)
-    slots = jnp.arange(tokens.shape[1])[None]  # [1, time]
-    mask = blocks.seen(self, masks.Structure(causal=True), tokens.shape[1])
-    where = Where(mask, rotation_of(self, slots), None)
-    x = self.drop(self.embed(tokens, slots), train)
-    for block, held in zip(self.decoder_block, memory.layers, strict=True):
-      x, _ = block(x, where, None, train, held, memory.mask)
-    return self.normed(x)
-
-  def encode(self, sources, lengths, train=False):
-    """Sources [batch, source] of `lengths` [batch] tokens -> Memory, for targets that are written step by step."""
-    structure = masks.Structure(lengths=lengths)
-    return self.read(sources, structure, train)._replace(mask=structure.array(sources.shape[1]))
-
-  def read(self, sources, structure, train):
-    """As `encode`, for whole targets: its mask is as `blocks.seen` gives it."""
-    mask = blocks.seen(self, structure, sources.shape[1])
-    slots = jnp.arange(sources.shape[1])[None]  # [1, source]
-    where = Where(mask, rotation_of(self, slots), None)
-    embed = self.embed if self.source_vocabulary_size is None else self.source_embed
-    x = self.drop(embed(sources, slots), train)
-    for block in self.encoder_block:
-      x, _ = block(x, where, None, train)
-    x = self.encoder_norm(x) if self.norm_position == 'pre' else x
-    return caches.Memory(tuple(block.hold(x) for block in self.decoder_block), mask)
-
-  def decode(self, tokens, cache, mask, memory):
-    """As Transformer.decode, of targets that are made from `memory`."""
-    start, positions, seen = caches.place(cache, tokens, mask)
-    return self.feed(tokens, cache._replace(start=start), positions, seen, memory)
-
-  def branch(self, tokens, cache, before, memory):
-    """As Transformer.branch, of targets that are made from `memory`."""
-    return self.feed(tokens, cache, *caches.place_branches(cache, tokens, before), memory)
-
-  def feed(self, tokens, cache, positions, seen, memory):
-    where = Where(seen[:, None], rotation_of(self, positions), cache.index)
-    x, cache = caches.feed(self.decoder_block, cache, self.embed(tokens, positions), where, memory)
-    return self.logits(self.normed(x)), cache
-
-  def init_cache(self, batch_size, length):
-    return caches.empty(self, self.layers, batch_size, length)
-
-  def rewind(self, cache, count):
-    return caches.without_last(cache, count)
-
-  def normed(self, x):
-    return self.decoder_norm(x) if self.norm_position == 'pre' else x
-
-  def logits(self, x):
-    """What `hidden` gives, or some places of it [..., width] -> logits [..., vocabulary] float32."""
-    return (self.embed.logits(x) if self.tie_embeddings else self.head(x)).astype(jnp.float32)
+  def pooled(self, x):
+    """What `hidden` gives -> what each text's first token says of all of it [batch, width], with `pooler`."""
+    return self.pool(x)
 
 
 def check(config):
@@ -387,12 +279,8 @@ def check(config):
       f'{", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)}'
     )
   head_width = config['head_width'] or width // heads
-  if config.get('head_transform') and not config['tie_embeddings']:
-    raise UsageError(
-      'config.model.head_transform: ends in the token vectors as output weights; use it with '
-      '--config.model.tie_embeddings=true'
-    )
   if config['positions'] == 'rotary' and head_width % 2:
     raise UsageError(
       f'config.model.head_width: {head_width} is odd; rotary positions turn pairs, so make it even'
     )
+  rotary.check(config)

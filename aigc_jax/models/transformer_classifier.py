@@ -8,15 +8,16 @@ import jax.numpy as jnp
 from aigc_jax.config import Fraction, NonNegative, Positive
 from aigc_jax.errors import UsageError
 from aigc_jax.models import blocks, masks
-from aigc_jax.models.attention import Where, rotation
+from aigc_jax.models.attention import Where
 from aigc_jax.models.layers import Dense, Dropout
 
 
 class TransformerClassifier(nn.Module):
   """Sequences of tokens [batch, time] -> logits of their classes [batch, classes].
 
-  Fields are those of `config.model`; floats may be traced. The blocks normalize what they read, as the language
-  model's do (Vaswani et al. 2017 normalize what they write); the mean over the tokens is classified.
+  Fields are those of `config.model`; floats may be traced. By default the mean over a text's tokens is classified. With
+  norm_position='post', embedding_norm, token_types and pooling='first' it is BERT's classifier, and its parameters have
+  the names of those of `TransformerEncoder`.
   """
 
   vocabulary_size: Annotated[int, Positive]
@@ -30,10 +31,17 @@ class TransformerClassifier(nn.Module):
   )
   positions: Literal['learned', 'rotary', 'none'] = 'learned'
   rotary_base: Annotated[float, Positive] = 10000.0
+  norm_position: Literal['pre', 'post'] = 'pre'  # each part reads through its norm, or its sum is normalized
   normalization: Literal['layer_norm', 'rms_norm'] = 'layer_norm'
   normalization_epsilon: Annotated[float, Positive] = 1e-5
-  activation: Literal['gelu', 'gelu_tanh', 'relu', 'relu2', 'swiglu'] = 'gelu'
+  activation: Literal['gelu', 'gelu_tanh', 'relu', 'relu2', 'silu', 'swiglu'] = 'gelu'
   bias: bool = True
+  embedding_norm: bool = False  # the sum of a token's vectors is normalized
+  token_types: Annotated[int, Positive] | None = None  # vectors added by a token's type; None: none
+  unused_positions: Annotated[int, NonNegative] = 0  # position vectors before that of the first token
+  pooling: Literal['mean', 'first'] = (
+    'mean'  # over a text's tokens; of its first one, through a layer and tanh
+  )
   dropout: Annotated[float, Fraction] | None = None
   init_scale: Annotated[float, NonNegative] = 0.02  # standard deviation of the initial weights
   # cudnn: flash attention, where a call's mask has a structure; auto: as xla, but training puts cudnn in its place
@@ -43,8 +51,14 @@ class TransformerClassifier(nn.Module):
 
   def setup(self):
     self.embed = blocks.make_embed(self, self.vocabulary_size)
-    self.block = blocks.make_blocks(self, self.layers)
-    self.final_norm, self.drop = blocks.make_norm(self)(), Dropout(self.dropout)
+    self.block, norm = blocks.make_blocks(self, self.layers), blocks.make_norm(self)
+    if self.embedding_norm:
+      self.embed_norm = norm()
+    if self.norm_position == 'pre':
+      self.final_norm = norm()
+    if self.pooling == 'first':
+      self.pool = blocks.Pooler(self.width, self.init_scale, self.dtype)
+    self.drop = Dropout(self.dropout)
     self.head = Dense(self.classes, True, self.init_scale, self.dtype)
 
   def __call__(self, inputs, *, mask=None, lengths=None, train=False, sum=None):
@@ -62,16 +76,17 @@ class TransformerClassifier(nn.Module):
     time = inputs.shape[1]
     lengths = jnp.full(inputs.shape[0], time) if lengths is None else lengths
     slots = jnp.arange(time)[None]  # [1, time]
-    turned = None
-    if self.positions == 'rotary':
-      turned = rotation(slots, self.width // self.heads, self.rotary_base)
-    where = Where(blocks.seen(self, masks.Structure(lengths=lengths), time), turned, None)
-    x = self.drop(self.embed(inputs, slots), train)
+    mask = blocks.seen(self, masks.Structure(lengths=lengths), time)
+    where = Where(mask, blocks.rotation_of(self, slots), None)
+    x = self.embed(inputs, slots)
+    x = self.drop(self.embed_norm(x) if self.embedding_norm else x, train)
     for block in self.block:
       x, _ = block(x, where, None, train)
-    x = jnp.where((slots < lengths[:, None])[..., None], self.final_norm(x).astype(jnp.float32), 0)
-    pooled = x.sum(axis=1) / jnp.maximum(lengths[:, None], 1)
-    return self.head(pooled).astype(jnp.float32)
+    x = self.final_norm(x) if self.norm_position == 'pre' else x
+    if self.pooling == 'first':
+      return self.head(self.drop(self.pool(x), train)).astype(jnp.float32)
+    x = jnp.where((slots < lengths[:, None])[..., None], x.astype(jnp.float32), 0)
+    return self.head(x.sum(axis=1) / jnp.maximum(lengths[:, None], 1)).astype(jnp.float32)
 
 
 def check(config):

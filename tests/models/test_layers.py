@@ -15,6 +15,7 @@ TORCH = {
   'gelu_tanh': lambda x: torch.nn.functional.gelu(x, approximate='tanh'),
   'relu': torch.relu,
   'relu2': lambda x: torch.relu(x) ** 2,
+  'silu': torch.nn.functional.silu,
 }
 
 
