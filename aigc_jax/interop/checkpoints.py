@@ -1,0 +1,147 @@
+"""A folder of Hugging Face as a model config and parameters of ours, and parameters as its tensors."""
+
+import os
+import pathlib
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from aigc_jax import models
+from aigc_jax.config import fields_of, fill_in
+from aigc_jax.errors import DataError, UsageError
+from aigc_jax.interop import safetensors_files, settings, tables
+from aigc_jax.training.state_leaves import flat
+
+CONFIG = 'config.json'
+
+
+class Row(NamedTuple):
+  """A tensor and the parameters in it."""
+
+  name: str
+  paths: tuple
+  view: Any  # of tables.HOW
+
+
+class Checkpoint(NamedTuple):
+  """What a folder holds, checked; no weight is read yet."""
+
+  folder: pathlib.Path
+  config: dict  # the content of config.json
+  model: dict  # `config.model`, complete
+  shapes: dict  # {our path: ShapeDtypeStruct}
+  rows: list  # [Row]
+  tensors: dict  # {name as in the table: safetensors_files.Tensor}
+  unread: list  # names of tensors that say nothing more
+
+
+def open_folder(folder):
+  """The Checkpoint of a folder. Raises UsageError, DataError: one line; nothing was allocated."""
+  folder = pathlib.Path(folder)
+  if not folder.is_dir():
+    raise UsageError(f'{folder}: no such folder; it takes one with {CONFIG} and {safetensors_files.WEIGHTS}')
+  path = safetensors_files.inside(folder, CONFIG)
+  config = safetensors_files.read_json(path)
+  kind = settings.known(path, config)
+  tensors = renamed(tables.TABLES[kind], safetensors_files.find(folder))
+  model = complete(path, settings.model_of(path, config, tensors), len(tensors))
+  shapes = shapes_of(model)
+  rows = rows_of(tables.TABLES[kind], model['name'], shapes)
+  wanted = {row.name: shape_in(row, shapes) for row in rows}
+  unread = [n for n in tensors if n not in wanted and any(re.search(p, n) for p in tables.TABLES[kind].unread)]
+  kept = {name: tensor for name, tensor in tensors.items() if name not in unread}
+  safetensors_files.check_names(folder, kept, wanted)
+  return Checkpoint(folder, config, model, shapes, rows, kept, unread)
+
+
+def renamed(table, tensors):
+  """Tensors by their names in the table: a bare model's get the prefix, older names become today's."""
+  bare = not any(name.startswith(table.prefix) for name in tensors)
+  found = {}
+  for name, tensor in tensors.items():
+    for old, new in table.renamed:
+      name = name.replace(old, new)
+    if bare and not name.startswith(table.heads):
+      name = table.prefix + name
+    found[name] = tensor
+  return found
+
+
+def complete(path, model, tensors):
+  """`config.model` with defaults, checked. Raises DataError naming config.json."""
+  try:
+    filled = fill_in(fields_of(models.SCHEMAS[model['name']]), without(model, 'name'), 'model')
+    filled = {'name': model['name']} | filled
+    if filled['layers'] > tensors:
+      raise UsageError(f'config.model.layers: {filled["layers"]} layers in {tensors} tensors')
+    models.check(filled)
+  except UsageError as error:
+    raise DataError(f'{path}: {error}') from None
+  return filled
+
+
+def without(mapping, *names):
+  return {name: value for name, value in mapping.items() if name not in names}
+
+
+def shapes_of(model):
+  """{path: ShapeDtypeStruct} of the parameters of a complete `config.model`."""
+  module, tokens = models.build(model), jax.ShapeDtypeStruct((1, 1), jnp.int32)
+  made = jax.eval_shape(lambda key, tokens: module.init(key, tokens)['params'], jax.eval_shape(jax.random.key, 0), tokens)
+  return flat(made)
+
+
+def rows_of(table, name, shapes):
+  """[Row] of a table that apply to a model of ours of that name with parameters of these shapes."""
+  layers = sum(path.startswith('block_') and path.endswith('/attention/query/kernel') for path in shapes)
+  found = []
+  for their, ours, how, *models_named in table.rows:
+    if models_named and name not in models_named:
+      continue
+    for i in range(layers) if '{i}' in their else [0]:
+      paths = tuple(path.strip().format(i=i) for path in ours.split('+'))
+      if all(path in shapes for path in paths):
+        found.append(Row(their.format(i=i), paths, tables.HOW[how]))
+  covered = {path for row in found for path in row.paths}
+  if left := [path for path in shapes if path not in covered]:
+    raise UsageError(f'parameter {left[0]!r} has no place in that architecture')
+  return found
+
+
+def views(row, arrays):
+  """Of the parameters in a tensor, laid out as the tensor is."""
+  return [row.view(arrays[path]) for path in row.paths]
+
+
+def shape_in(row, shapes):
+  """The shape of a tensor, by those of its parameters."""
+  empty = {path: np.broadcast_to(np.float32(0), shapes[path].shape) for path in row.paths}
+  return safetensors_files.shape_of(views(row, empty))
+
+
+def read(checkpoint):
+  """{path: float32 array on the host} of all parameters, read tensor by tensor to where they belong."""
+  arrays = {path: np.empty(shape.shape, np.float32) for path, shape in checkpoint.shapes.items()}
+  for row in checkpoint.rows:
+    safetensors_files.read_into(checkpoint.tensors[row.name], views(row, arrays))
+  return arrays
+
+
+def nested(arrays):
+  """{'a/b': leaf} -> {'a': {'b': leaf}}."""
+  tree = {}
+  for path, leaf in arrays.items():
+    *parents, last = path.split('/')
+    place = tree
+    for parent in parents:
+      place = place.setdefault(parent, {})
+    place[last] = leaf
+  return tree
+
+
+def is_checkpoint(path):
+  """Whether a folder looks like one of Hugging Face, and not like a run of ours."""
+  return os.path.isfile(os.path.join(path, CONFIG)) and not os.path.isdir(os.path.join(path, 'checkpoints'))
