@@ -146,12 +146,14 @@ def _arrays(config, tokenizer, class_names, examples):
   lengths, labels = (np.zeros(len(examples), np.int32) for _ in range(2))
   cut = 0
   ids = tokenizer.encode_all([example.text for example in examples])
+  room = length - len(tokenizer.prefix) - len(tokenizer.suffix)
   for i, (tokens, example) in enumerate(zip(ids, examples, strict=True)):
     if example.label not in places:
       hint = nearest(example.label, class_names) or f'there are {listed(class_names[:8])}'
       raise DataError(f'{example.where}: class {example.label!r} is none of those that train; {hint}')
     labels[i] = places[example.label]
-    lengths[i] = min(len(tokens), length)
-    inputs[i, : lengths[i]] = tokens[:length]
-    cut += len(tokens) > length
+    cut += len(tokens) > room
+    tokens = tokenizer.framed(tokens[:room])
+    lengths[i] = len(tokens)
+    inputs[i, : lengths[i]] = tokens
   return {'inputs': inputs, 'lengths': lengths, 'labels': labels, 'cut': cut}

@@ -1,6 +1,7 @@
-"""Text to token ids and back: characters, bytes, byte-level BPE (trained on the corpus) and GPT-2's own BPE.
+"""Text to token ids and back: characters, bytes, byte-level BPE (trained on the corpus), GPT-2's own BPE, and others'.
 
-BPE is the `tokenizers` library's; characters and bytes are tables. A tokenizer is saved as one JSON file.
+BPE is the `tokenizers` library's; characters and bytes are tables; 'huggingface' is what a pretrained model came with,
+see `pretrained_tokenizers`. A tokenizer is saved as one JSON file.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aigc_jax import errors, files
-from aigc_jax.data import image_codes, sources
+from aigc_jax.data import image_codes, pretrained_tokenizers, sources
 from aigc_jax.errors import StorageError, UsageError, nearest
 
 FORMAT = 1
@@ -28,15 +29,18 @@ GPT2_MERGES = ('gpt2_merges.txt.gz', '73d4084f490dd2487d4b623986ff7e144e3380fc8f
 class Tokenizer:
   """A vocabulary and the way from text into it. Token `i` stands for the bytes `pieces[i]`."""
 
-  name: str  # as written in the config: 'characters', 'bytes', 'bpe:4096', 'gpt2'
+  name: str  # as written in the config: 'characters', 'bytes', 'bpe:4096', 'gpt2', 'huggingface'
   pieces: Sequence[bytes]
   encode_all: Callable[[Sequence[str]], list[np.ndarray]]  # texts -> int32 ids of each
   separator: tuple[int, ...]  # the tokens between documents: END_OF_TEXT; without one, an empty line
   end_of_text: int | None  # the token that means the end of a document and no text
   saved: dict[str, Any]  # the content of tokenizer.json
-  mask_token: int | None = (
-    None  # the last token, which stands for one that is hidden; ordinary text never holds it
-  )
+  mask_token: int | None = None  # stands for one that is hidden; ordinary text never holds it
+  prefix: tuple[int, ...] = ()  # what a model that reads a whole text, or begins to write one, has before it
+  suffix: tuple[int, ...] = ()  # and behind a whole one
+  special: tuple[int, ...] = ()  # tokens that stand for no text, besides `end_of_text` and `mask_token`
+  # text with '[MASK]' -> int32 [tokens], `prefix` and `suffix` included; None: as `encode_masked` does it by itself
+  encode_whole_masked: Callable[[str], np.ndarray] | None = None
 
   @property
   def vocabulary_size(self) -> int:
@@ -49,6 +53,16 @@ class Tokenizer:
 
   target = source
 
+  @functools.cached_property
+  def special_tokens(self) -> tuple[int, ...]:
+    """Tokens that stand for no text, in order: never hidden, never put in, never proposed."""
+    named = (token for token in (self.end_of_text, self.mask_token) if token is not None)
+    return tuple(sorted({*self.special, *named}))
+
+  def framed(self, ids) -> np.ndarray:
+    """A whole text as a model reads it, int32 [tokens]: between `prefix` and `suffix`."""
+    return np.concatenate([self.prefix, ids, self.suffix]).astype(np.int32)
+
   def encode(self, text: str) -> np.ndarray:
     """int32 [tokens]. UsageError where a character vocabulary lacks a character of `text`."""
     return self.encode_all([text])[0]
@@ -58,6 +72,8 @@ class Tokenizer:
 
     BPE's tokens begin with the space before their word, so a space before a mask belongs to what the mask hides.
     """
+    if self.encode_whole_masked is not None:
+      return self.encode_whole_masked(text)
     *parts, last = text.split(MASK)
     if self.name not in ('characters', 'bytes'):
       parts = [part.removesuffix(' ') for part in parts]
@@ -77,9 +93,7 @@ class Tokenizer:
   def character_counts(self) -> np.ndarray:
     """Characters each token stands for, float32 [vocabulary]: its lead bytes, so sums over text are exact."""
     counts = np.array([sum(byte & 0xC0 != 0x80 for byte in piece) for piece in self.pieces], np.float32)
-    for token in (self.end_of_text, self.mask_token):
-      if token is not None:
-        counts[token] = 0
+    counts[list(self.special_tokens)] = 0
     return counts
 
   @functools.cached_property
@@ -148,6 +162,7 @@ def _made_of(saved):
     'bytes': lambda: byte_values(end_of_text),
     'bpe': lambda: _from_bpe(plain),
     'gpt2': gpt2,
+    pretrained_tokenizers.NAME: lambda: pretrained(plain),
   }[saved['name'].partition(':')[0]]()
   return with_mask(found) if saved.get('mask_token') else found
 
@@ -159,6 +174,10 @@ def check(specification: str) -> tuple[str, int | None]:
     if not (size.isascii() and size.isdigit() and int(size) >= LEAST_BPE_SIZE):
       raise UsageError(f'data.tokenizer {specification!r}: write bpe:SIZE, SIZE from {LEAST_BPE_SIZE} up')
     return kind, int(size)
+  if kind == pretrained_tokenizers.NAME:
+    raise UsageError(
+      f'data.tokenizer {specification!r}: belongs to a pretrained model; start from one by --config.init_from=FOLDER'
+    )
   if colon or kind not in SPECIFICATIONS:
     hint = f'{nearest(kind, SPECIFICATIONS)}there are {errors.listed(SPECIFICATIONS)}'
     raise UsageError(f'data.tokenizer {specification!r} is unknown; {hint}')
@@ -197,7 +216,7 @@ def with_mask(tokenizer: Tokenizer) -> Tokenizer:
 
 def without_mask(tokenizer: Tokenizer) -> Tokenizer:
   """The tokenizer that `with_mask` was given."""
-  if tokenizer.mask_token is None:
+  if not tokenizer.saved.get('mask_token'):
     return tokenizer
   saved = {name: value for name, value in tokenizer.saved.items() if name != 'mask_token'}
   return dataclasses.replace(tokenizer, pieces=tokenizer.pieces[:-1], mask_token=None, saved=saved)
@@ -281,9 +300,18 @@ def gpt2() -> Tokenizer:
   """GPT-2's BPE, 50,257 tokens: Radford et al. 2019, section 2.2."""
   lines = sources.read_bundled(*GPT2_MERGES).decode('utf-8').splitlines()[1:]  # the first names the version
   merges = [tuple(line.split(' ')) for line in lines]
-  tokens = [*_byte_symbols().values(), *(first + second for first, second in merges), END_OF_TEXT]
+  tokens = [
+    *pretrained_tokenizers.byte_symbols().values(),
+    *(first + second for first, second in merges),
+    END_OF_TEXT,
+  ]
   library = _byte_level(merges, {token: i for i, token in enumerate(tokens)})
   return _from_library(library, {'format': FORMAT, 'name': 'gpt2'})
+
+
+def pretrained(saved: dict[str, Any]) -> Tokenizer:
+  """The tokenizer of what `pretrained_tokenizers.read_folder` gives. ValueError where it is none."""
+  return Tokenizer(**pretrained_tokenizers.parts(saved | {'format': FORMAT}))
 
 
 def _from_bpe(saved):
@@ -311,7 +339,7 @@ def _byte_level(merges, vocabulary):
 
 
 def _from_library(library, saved):
-  values = {symbol: byte for byte, symbol in _byte_symbols().items()}
+  values = {symbol: byte for byte, symbol in pretrained_tokenizers.byte_symbols().items()}
   vocabulary = library.get_vocab(with_added_tokens=True)
   pieces = [b''] * len(vocabulary)
   for token, i in vocabulary.items():
@@ -325,13 +353,6 @@ def _from_library(library, saved):
     return [np.array(encoding.ids, np.int32) for encoding in found]
 
   return Tokenizer(saved['name'], pieces, encode_all, (end,), end, saved)
-
-
-def _byte_symbols():
-  """{byte: the printable character that stands for it in byte-level BPE}, in GPT-2's order of token ids."""
-  printable = [*range(ord('!'), ord('~') + 1), *range(ord('¡'), ord('¬') + 1), *range(ord('®'), ord('ÿ') + 1)]
-  others = [byte for byte in range(256) if byte not in printable]
-  return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
 
 
 def _code_points(text):

@@ -24,7 +24,7 @@ class Candidate(NamedTuple):
 
   text: str
   token: int
-  probability: float  # among ordinary tokens: neither the mask nor the end of a text
+  probability: float  # among tokens that stand for text
 
 
 class Filled(NamedTuple):
@@ -50,7 +50,7 @@ def fill(model, params, tokenizer, prompts, candidates: int = 5, batch_size: int
   """
   decode.check(Sampling(), candidates=candidates, batch_size=batch_size)
   encoded = [encode(tokenizer, prompt, model.context_length) for prompt in prompts]
-  candidates = min(candidates, tokenizer.mask_token - (tokenizer.end_of_text is not None))
+  candidates = min(candidates, tokenizer.vocabulary_size - len(tokenizer.special_tokens))
   order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
   size = math.ceil(len(order) / math.ceil(len(order) / batch_size)) if order else 1
   found = {}
@@ -61,7 +61,15 @@ def fill(model, params, tokenizer, prompts, candidates: int = 5, batch_size: int
     for row, i in enumerate(rows):
       tokens[row, : len(encoded[i])], segments[row, : len(encoded[i])] = encoded[i], 1
     best = jax.device_get(
-      rank(model, candidates, tokenizer.mask_token, tokenizer.end_of_text, params, tokens, segments)
+      rank(
+        model,
+        candidates,
+        tokenizer.vocabulary_size,
+        tokenizer.special_tokens,
+        params,
+        tokens,
+        segments,
+      )
     )
     for row, i in enumerate(rows):
       found[i] = _filled(tokenizer, prompts[i], encoded[i], *(array[row] for array in best))
@@ -88,19 +96,18 @@ def shortened(text, most=40):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def rank(model, candidates, mask_token, end_of_text, params, tokens, segments):
+def rank(model, candidates, vocabulary_size, special_tokens, params, tokens, segments):
   """The likeliest ordinary tokens of each place, best first.
 
   Args:
-    candidates: how many. mask_token: all ordinary tokens are below it. end_of_text: no ordinary token, or None.
+    candidates: how many. vocabulary_size: tokens that there are. special_tokens: those that stand for no text.
     tokens, segments: [batch, time] int32; segment 0 is padding.
 
   Returns:
     (log-probabilities [batch, time, candidates] float32, tokens [batch, time, candidates] int32).
   """
-  logits = model.apply({'params': params}, tokens, segments=segments)[..., :mask_token]
-  if end_of_text is not None:
-    logits = logits.at[..., end_of_text].set(-jnp.inf)
+  logits = model.apply({'params': params}, tokens, segments=segments)[..., :vocabulary_size]
+  logits = logits.at[..., list(special_tokens)].set(-jnp.inf)
   return jax.lax.top_k(jax.nn.log_softmax(logits), candidates)
 
 
@@ -118,4 +125,5 @@ def _filled(tokenizer, prompt, tokens, log_probabilities, choices):
   ]
   best = tokens.copy()
   best[places] = choices[places, 0]
-  return Filled(prompt, tokenizer.decode(best), masks)
+  framed = slice(len(tokenizer.prefix), len(best) - len(tokenizer.suffix))
+  return Filled(prompt, tokenizer.decode(best[framed]), masks)

@@ -33,8 +33,9 @@ def prompts_of(tokenizer, texts) -> Prompts:
 
   Raises UsageError for characters that the tokenizer lacks.
   """
+  before = [] if tokenizer.suffix else tokenizer.prefix  # of a tokenizer for models that write
+  encoded = [np.array([*before, *ids], np.int32) for ids in tokenizer.encode_all(list(texts))]
   separator = np.array(tokenizer.separator, np.int32)
-  encoded = tokenizer.encode_all(list(texts))
   return Prompts(list(texts), [ids if len(ids) else separator for ids in encoded])
 
 

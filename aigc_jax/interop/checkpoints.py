@@ -51,7 +51,9 @@ def open_folder(folder):
   shapes = shapes_of(model)
   rows = rows_of(tables.TABLES[kind], model['name'], shapes)
   wanted = {row.name: shape_in(row, shapes) for row in rows}
-  unread = [n for n in tensors if n not in wanted and any(re.search(p, n) for p in tables.TABLES[kind].unread)]
+  unread = [
+    n for n in tensors if n not in wanted and any(re.search(p, n) for p in tables.TABLES[kind].unread)
+  ]
   kept = {name: tensor for name, tensor in tensors.items() if name not in unread}
   safetensors_files.check_names(folder, kept, wanted)
   return Checkpoint(folder, config, model, shapes, rows, kept, unread)
@@ -90,7 +92,9 @@ def without(mapping, *names):
 def shapes_of(model):
   """{path: ShapeDtypeStruct} of the parameters of a complete `config.model`."""
   module, tokens = models.build(model), jax.ShapeDtypeStruct((1, 1), jnp.int32)
-  made = jax.eval_shape(lambda key, tokens: module.init(key, tokens)['params'], jax.eval_shape(jax.random.key, 0), tokens)
+  made = jax.eval_shape(
+    lambda key, tokens: module.init(key, tokens)['params'], jax.eval_shape(jax.random.key, 0), tokens
+  )
   return flat(made)
 
 

@@ -18,7 +18,18 @@ from aigc_jax import files
 from aigc_jax.errors import DataError, UsageError, listed, nearest
 
 WEIGHTS, INDEX = 'model.safetensors', 'model.safetensors.index.json'
-DTYPES = {'F32': np.dtype(np.float32), 'BF16': np.dtype(bfloat16), 'F16': np.dtype(np.float16)}
+# in the library's order: it writes the last of these first
+DTYPES = {'F16': np.dtype(np.float16), 'BF16': np.dtype(bfloat16), 'F32': np.dtype(np.float32)}
+OTHER_SIZES = {
+  'I64': 8,
+  'F64': 8,
+  'U64': 8,
+  'C64': 8,
+  'I32': 4,
+  'U32': 4,
+  'I16': 2,
+  'U16': 2,
+}  # bytes; 1 else
 PIECE = 16 << 20  # bytes read at once
 PICKLED = ('.bin', '.pt', '.pth', '.ckpt', '.pkl')
 
@@ -45,7 +56,9 @@ def inside(folder, name):
   if not isinstance(name, str) or os.path.basename(name) != name or name in ('', '.', '..'):
     raise DataError(f'{folder}: {name!r} is no name of a file in it')
   if not any(path.resolve().is_relative_to(place) for place in allowed):
-    raise DataError(f'{path}: is a link that leads out of the folder, to {path.resolve()}; put the file itself there')
+    raise DataError(
+      f'{path}: is a link that leads out of the folder, to {path.resolve()}; put the file itself there'
+    )
   return path
 
 
@@ -101,16 +114,13 @@ def read_header(path):
     raise DataError(f'{path}: is no whole safetensors file: {reason}') from None
   found, offset = {}, 8 + header
   for name, dtype, shape in described:
-    if dtype not in DTYPES:
-      # whatever it is, its bytes are those up to the next tensor, which only the library knows
-      sizes = {'I64': 8, 'F64': 8, 'U64': 8, 'C64': 8, 'I32': 4, 'U32': 4, 'I16': 2, 'U16': 2}
-      itemsize = sizes.get(dtype, 1)
-    else:
-      itemsize = DTYPES[dtype].itemsize
+    itemsize = DTYPES[dtype].itemsize if dtype in DTYPES else OTHER_SIZES.get(dtype, 1)
     found[name] = Tensor(pathlib.Path(path), offset, dtype, shape)
     offset += itemsize * int(np.prod(shape, dtype=object))
   if offset != total:
-    raise DataError(f'{path}: has tensors of a type that is not read here; save it as float32, float16 or bfloat16')
+    raise DataError(
+      f'{path}: has tensors of a type that is not read here; save it as float32, float16 or bfloat16'
+    )
   return found
 
 
@@ -162,9 +172,8 @@ def shape_of(views):
 
 
 def write(path, tensors):
-  """Writes {name: Whole} as one file, piece by piece; byte for byte what the library would write. Raises StorageError."""
-  # the library's order: by alignment, largest first, then by name
-  order = sorted(tensors, key=lambda name: (-DTYPES[tensors[name].dtype].itemsize, -RANK[tensors[name].dtype], name))
+  """Writes {name: Whole} as one file, piece by piece, as the library would, byte for byte. Raises StorageError."""
+  order = sorted(tensors, key=lambda name: (-list(DTYPES).index(tensors[name].dtype), name))
   header, offset = {'__metadata__': {'format': 'pt'}}, 0
   for name in order:
     shape = shape_of(tensors[name].views)
@@ -181,9 +190,6 @@ def write(path, tensors):
     file.write(struct.pack('<Q', len(text)) + text)
     for name in order:
       write_pieces(file, tensors[name])
-
-
-RANK = {'F16': 0, 'BF16': 1, 'F32': 2}  # of types of one size, the library's later ones come first
 
 
 def write_pieces(file, tensor):

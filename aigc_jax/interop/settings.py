@@ -1,6 +1,6 @@
 """config.json of Hugging Face <-> `config.model`: one list of fields an architecture, and what it must not ask for."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from aigc_jax.errors import DataError, UsageError, listed, nearest
 
@@ -182,7 +182,8 @@ def name_of(path, kind, config, names):
     raise UsageError(f'{path}: a {given[0]} is not read here; of {kind} there are {listed(classes)}')
   if given:
     return classes[given[0]]
-  return 'transformer_classifier' if any(n.startswith('classifier.') for n in names) else list(classes.values())[0]
+  classifies = any(name.startswith('classifier.') for name in names)
+  return 'transformer_classifier' if classifies else next(iter(classes.values()))
 
 
 def activation(path, key, config):

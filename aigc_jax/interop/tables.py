@@ -1,8 +1,8 @@
 """Which tensor of each architecture is which parameter of ours: one table an architecture, to be read as a page.
 
 A row is (the tensor's name, our path, how one lies in the other). `{i}` is a layer. A row whose parameter the model
-does not have (a bias that is off, output weights that are tied) does not apply, nor one that ends in the name of another
-model of ours. Several paths, joined by `+`, lie side by side in one tensor.
+does not have (a bias that is off, output weights that are tied) does not apply, nor does one that ends in the name of
+another model of ours. Several paths, joined by `+`, lie side by side in one tensor.
 
 How: a view of our array that is laid out as the tensor is, so that reading and writing are one thing:
   same             vectors, and tables with one row a token or position

@@ -29,10 +29,10 @@ EVALUATION_SEED = 0  # of what evaluations hide: the same in every run, so that 
 
 @dataclasses.dataclass(frozen=True)
 class MaskedLanguageConfig:
-  mask_token: Annotated[
-    int, NonNegative
-  ]  # these two are the tokenizer's: all ordinary tokens are below the first
-  end_of_text: Annotated[int, NonNegative] | None  # never chosen and never put in; None: there is none
+  mask_token: Annotated[int, NonNegative]  # these four are the tokenizer's
+  end_of_text: Annotated[int, NonNegative] | None  # None: there is none
+  special_tokens: Annotated[tuple[int, ...], NonNegative] = ()  # others that stand for no text
+  vocabulary_size: Annotated[int, Positive] | None = None  # None: the mask is the last token
   mask_fraction: Annotated[float, Range('in (0, 1]', above=0, most=1)] = (
     0.15  # of the tokens, or words, is chosen
   )
@@ -51,13 +51,20 @@ def complete(config, dataset):
       f'config.task.random_share: {task["random_share"]} and config.task.mask_share = {task["mask_share"]} are more '
       'than all chosen tokens; let them add up to 1 or less'
     )
-  special = {'mask_token': tokenizer.mask_token, 'end_of_text': tokenizer.end_of_text}
-  for name, token in special.items():
+  known = {'mask_token': tokenizer.mask_token, 'end_of_text': tokenizer.end_of_text}
+  for name, token in known.items():
     if task[name] not in (None, token):
       raise UsageError(
         f'config.task.{name}: {task[name]}, but it is {token} in {tokenizer.name!r}; leave it unset'
       )
-  return language.fit(config | {'task': task | special}, dataset)
+  known |= {'special_tokens': list(tokenizer.special), 'vocabulary_size': tokenizer.vocabulary_size}
+  return language.fit(config | {'task': task | known}, dataset)
+
+
+def special(task):
+  """All tokens that stand for no text, in order: never chosen, never put in."""
+  named = (token for token in (task['mask_token'], task['end_of_text']) if token is not None)
+  return tuple(sorted({*task['special_tokens'], *named}))
 
 
 def build(config):
@@ -120,11 +127,11 @@ def hide(task, batch, keys):
 
   Returns:
     The batch with 'inputs' changed, 'targets' (what they were) and 'chosen' (float32 [batch, time], 1 where a token is
-    to be found again). Padding and the end of a text are never chosen.
+    to be found again). Padding and what stands for no text are never chosen.
   """
   tokens, ordinary = batch['inputs'], batch['mask'] > 0
-  if task['end_of_text'] is not None:
-    ordinary &= tokens != task['end_of_text']
+  for token in special(task):
+    ordinary &= tokens != token
   hidden, chosen = jax.vmap(functools.partial(hide_row, task))(keys, tokens, ordinary, batch['word_begins'])
   return batch | {'inputs': hidden, 'targets': tokens, 'chosen': chosen.astype(jnp.float32)}
 
@@ -147,24 +154,27 @@ def hide_row(task, key, tokens, ordinary, word_begins):
 
 
 def ordinary_tokens(task, key, count):
-  """[count] int32, drawn uniformly from all tokens but the mask and the end of a text."""
-  end, size = task['end_of_text'], task['mask_token']
-  if end is None:
-    return jax.random.randint(key, (count,), 0, size)
-  drawn = jax.random.randint(key, (count,), 0, size - 1)
-  return drawn + (drawn >= end)
+  """[count] int32, drawn uniformly from all tokens that stand for text."""
+  others = special(task)
+  size = task['vocabulary_size'] or task['mask_token'] + 1
+  drawn = jax.random.randint(key, (count,), 0, size - len(others))
+  for token in others:
+    drawn = drawn + (drawn >= token)
+  return drawn
 
 
 def shown(task, rank_tokens, params, dataset, key):
   """The beginning of the validation text with tokens masked, and as the model fills them in.
 
-  rank_tokens: (mask_token, end_of_text, params, tokens, segments) -> as `fill.rank` of one candidate.
+  rank_tokens: (vocabulary_size, special_tokens, params, tokens, segments) -> as `fill.rank` of one candidate.
   """
   tokenizer = dataset.tokenizer
   batch = {name: array[:1] for name, array in next(dataset.validation_batches()).items()}
   hidden = jax.device_get(hide(task | {'mask_share': 1.0}, batch, key[None]))
   segments = batch.get('segments', batch['mask'].astype(np.int32))
-  _, best = rank_tokens(task['mask_token'], task['end_of_text'], params, hidden['inputs'], segments)
+  _, best = rank_tokens(
+    tokenizer.vocabulary_size, tokenizer.special_tokens, params, hidden['inputs'], segments
+  )
   filled = np.where(hidden['chosen'] > 0, np.asarray(best)[..., 0], batch['inputs'])
   count, right = int(hidden['chosen'].sum()), int(((filled == batch['inputs']) * hidden['chosen']).sum())
   text = lambda tokens: tokenizer.decode(tokens[batch['mask'] > 0])

@@ -8,7 +8,7 @@ import pytest
 import tiktoken
 import transformers
 
-from aigc_jax.data import sources, tokenizers
+from aigc_jax.data import pretrained_tokenizers, sources, tokenizers
 from aigc_jax.errors import StorageError, UsageError
 
 HARD = [
@@ -77,7 +77,7 @@ def test_gpt2_equals_tiktoken(gpt2, oracle):
 
 
 def test_gpt2_equals_transformers(gpt2, merges, oracle):
-  byte_symbols = list(tokenizers._byte_symbols().values())
+  byte_symbols = list(pretrained_tokenizers.byte_symbols().values())
   names = [*byte_symbols, *(merge.replace(' ', '') for merge in merges), '<|endoftext|>']
   peer = transformers.GPT2Tokenizer(
     vocab={name: i for i, name in enumerate(names)}, merges=[tuple(m.split(' ')) for m in merges]

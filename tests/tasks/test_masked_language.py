@@ -24,6 +24,8 @@ ROWS, TIME, MASK, END = 400, 100, 20, 7  # END lies among the ordinary tokens, a
 TASK = {
   'mask_token': MASK,
   'end_of_text': END,
+  'special_tokens': (),
+  'vocabulary_size': None,
   'mask_fraction': 0.15,
   'mask_share': 0.8,
   'random_share': 0.1,
@@ -138,6 +140,8 @@ def test_words_of_a_text_are_those_of_a_regular_expression(specification):
   task = TASK | {
     'mask_token': tokenizer.mask_token,
     'end_of_text': tokenizer.end_of_text,
+    'special_tokens': tokenizer.special,
+    'vocabulary_size': tokenizer.vocabulary_size,
     'whole_words': True,
   }
   ends = np.cumsum([len(tokenizer.pieces[i]) for i in ids.tolist()])
