@@ -4,6 +4,7 @@ PUBLIC = {
   'train': 'api',
   'resume': 'api',
   'load_run': 'api',
+  'from_pretrained': 'api',
   'dry_run': 'api',
   'sweep': 'sweeping',
   'load_sweep': 'sweeps.frame',

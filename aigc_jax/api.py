@@ -49,6 +49,10 @@ def resume(path, steps=None, quiet=False, began=None, profile=None):
   """Goes on with a run from its newest good checkpoint; `steps` makes it longer. Returns the TrainedRun."""
   set_up()
   began, config = began or time.perf_counter(), config_of(path)
+  if run_folder.open_run(path).read_status()['message'] == 'imported':
+    raise UsageError(
+      f'{path}: was imported, with no optimizer to go on with; train from it by --config.init_from={path}'
+    )
   if steps is not None:
     status = run_folder.open_run(path).read_status()
     done = max(status['step'], checkpoint.latest(Path(path) / 'checkpoints') or 0)
@@ -61,6 +65,13 @@ def resume(path, steps=None, quiet=False, began=None, profile=None):
       )
     config = config | {'training': config['training'] | {'steps': steps}}
   return load_run(session.start(resolved(config), path, 'run', began, quiet, experiment.EXTENSIBLE, profile))
+
+
+def from_pretrained(source, workdir=None, quiet=False):
+  """A folder of Hugging Face's files, or a name on its hub, as a run: makes the run folder. Returns the TrainedRun."""
+  from aigc_jax.interop import importing
+
+  return load_run(importing.import_folder(source, workdir, (lambda line: None) if quiet else print))
 
 
 def load_run(path, which='best'):

@@ -24,6 +24,7 @@ DESCRIPTION = """Train, resume, evaluate and sample generative models in JAX.
   aigc eval runs/vae --config.task.importance_samples=5000    fields of the task may differ
   aigc sweep --config=FILE.py --sweep="optimizer.learning_rate=1e-4,3e-4;seed=0..2"
   aigc report runs/rates                                      its table and its page of charts
+  aigc import FOLDER runs/gpt2                                a pretrained model in Hugging Face's files
   aigc list; aigc diff runs/a runs/b                          what was run, and how two runs differ
 
 exit status: 0 done, 64 usage or config, 65 data or a number not finite, 74 storage, 75 interrupted and resumable"""
@@ -87,6 +88,10 @@ def parser():
   detect.add_argument('--watermark_fraction', type=float, default=0.25)
 
   cli_sweep.add_options(add)
+
+  importing = add('import', 'make a run folder of a pretrained model in Hugging Face files; no torch needed')
+  importing.add_argument('source', help='a folder with config.json and safetensors, or a name on the hub')
+  importing.add_argument('run', nargs='?', help='the run folder; default: a new one under runs/')
 
   listing = add('list', 'the runs under a folder')
   listing.add_argument('root', nargs='?', default='runs')
@@ -192,6 +197,12 @@ def detect(options):
   )
 
 
+def import_folder(options):
+  from aigc_jax.interop import importing
+
+  importing.import_folder(options.source, options.run)
+
+
 def listing(options):
   from aigc_jax import overview
 
@@ -219,6 +230,7 @@ def dispatch(arguments):
   else:
     verbs = {
       'generate': cli_generate.generate,
+      'import': import_folder,
       'list': listing,
       'diff': diff,
       'detect': detect,

@@ -30,6 +30,7 @@ from aigc_jax.training.manifest import MANIFEST, has_manifest, read_manifest, ve
 from aigc_jax.training.state_leaves import Leaf, described, flat, is_key, key_types, snapshot
 
 FROZEN, ARRAYS = 'frozen', 'state'
+AT_ONCE = 64 << 20  # bytes
 
 
 class Checkpointer:
@@ -153,6 +154,8 @@ def begin(folder, arrays):
       folder.parent.mkdir(parents=True, exist_ok=True)
     context = ocp.Context()
     context.array.saving.use_compression = False  # it takes time, and weights hardly shrink
+    context.memory.deepcopy_host_arrays = False  # `snapshot` has copied what needs it
+    context.memory.write_concurrent_bytes = at_once(arrays)
     with context:  # (Orbax refuses empty arrays)
       return how(folder.absolute(), {n: a for n, a in arrays.items() if a.size}, checkpointable_name=ARRAYS)
 
@@ -162,6 +165,11 @@ def begin(folder, arrays):
     return functools.partial(save, ocp.save)
   with files.storage_errors(folder):
     return save(ocp.save_async).result
+
+
+def at_once(arrays):
+  """Bytes that Orbax may hold besides the arrays themselves: those of the largest one at least."""
+  return max([AT_ONCE, *(math.prod(a.shape) * 8 for a in arrays.values())])
 
 
 def number(metric):
@@ -352,6 +360,7 @@ def read_arrays(folder, wanted):
   if target:
     context = ocp.Context()
     context.pytree.loading.partial_load = True
+    context.memory.read_concurrent_bytes = at_once(wanted)
     with context:
       arrays |= ocp.load(folder.absolute(), target, checkpointable_name=ARRAYS)
   for path, leaf in wanted.items():

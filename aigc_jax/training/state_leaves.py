@@ -46,12 +46,15 @@ def snapshot(leaves):
 
 
 def host_copies(leaves):
-  """{name: array} -> {name: numpy copy}, which the donation of the state to the next step cannot touch."""
+  """{name: array} -> {name: numpy copy}, which the donation of the state to the next step cannot touch.
+
+  Arrays that are numpy's are no device's to take away, and stay as they are.
+  """
   data = {n: jax.random.key_data(a) if is_key(a) else a for n, a in leaves.items()}
   for array in data.values():
     if isinstance(array, jax.Array):
       array.copy_to_host_async()
-  return {n: np.array(array) for n, array in data.items()}
+  return {n: np.array(a) if isinstance(a, jax.Array) else np.asarray(a) for n, a in data.items()}
 
 
 def key_types():
