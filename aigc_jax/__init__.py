@@ -5,6 +5,7 @@ PUBLIC = {
   'resume': 'api',
   'load_run': 'api',
   'from_pretrained': 'api',
+  'export': 'api',
   'dry_run': 'api',
   'sweep': 'sweeping',
   'load_sweep': 'sweeps.frame',

@@ -74,6 +74,13 @@ def from_pretrained(source, workdir=None, quiet=False):
   return load_run(importing.import_folder(source, workdir, (lambda line: None) if quiet else print))
 
 
+def export(run, folder):
+  """Writes the model of a run (a TrainedRun or its folder) as files of Hugging Face. Returns their names."""
+  from aigc_jax.interop import exporting
+
+  return exporting.export(run if isinstance(run, TrainedRun) else load_run(run), folder)
+
+
 def load_run(path, which='best'):
   """A trained run, ready to use. `which`: 'best' (by config.training.best_metric), 'latest' or a step."""
   return TrainedRun(Path(path), which)

@@ -25,6 +25,7 @@ DESCRIPTION = """Train, resume, evaluate and sample generative models in JAX.
   aigc sweep --config=FILE.py --sweep="optimizer.learning_rate=1e-4,3e-4;seed=0..2"
   aigc report runs/rates                                      its table and its page of charts
   aigc import FOLDER runs/gpt2                                a pretrained model in Hugging Face's files
+  aigc export runs/mine FOLDER --format=huggingface           any run that they have an architecture for
   aigc list; aigc diff runs/a runs/b                          what was run, and how two runs differ
 
 exit status: 0 done, 64 usage or config, 65 data or a number not finite, 74 storage, 75 interrupted and resumable"""
@@ -92,6 +93,12 @@ def parser():
   importing = add('import', 'make a run folder of a pretrained model in Hugging Face files; no torch needed')
   importing.add_argument('source', help='a folder with config.json and safetensors, or a name on the hub')
   importing.add_argument('run', nargs='?', help='the run folder; default: a new one under runs/')
+
+  exporting = add('export', 'write the model of a run as files of Hugging Face')
+  exporting.add_argument('run')
+  exporting.add_argument('folder', help='new or empty')
+  exporting.add_argument('--format', choices=['huggingface'], default='huggingface')
+  add_checkpoint(exporting)
 
   listing = add('list', 'the runs under a folder')
   listing.add_argument('root', nargs='?', default='runs')
@@ -203,6 +210,13 @@ def import_folder(options):
   importing.import_folder(options.source, options.run)
 
 
+def export(options):
+  from aigc_jax import api
+
+  names = api.export(api.load_run(options.run, options.checkpoint), options.folder)
+  print(f'{options.folder}: {", ".join(names)}')
+
+
 def listing(options):
   from aigc_jax import overview
 
@@ -231,6 +245,7 @@ def dispatch(arguments):
     verbs = {
       'generate': cli_generate.generate,
       'import': import_folder,
+      'export': export,
       'list': listing,
       'diff': diff,
       'detect': detect,

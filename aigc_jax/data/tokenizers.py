@@ -298,6 +298,11 @@ def trained_bpe(size: int, texts: Iterable[str]) -> Tokenizer:
 
 def gpt2() -> Tokenizer:
   """GPT-2's BPE, 50,257 tokens: Radford et al. 2019, section 2.2."""
+  return _from_library(gpt2_library(), {'format': FORMAT, 'name': 'gpt2'})
+
+
+def gpt2_library():
+  """The same, as the `tokenizers` library has it."""
   lines = sources.read_bundled(*GPT2_MERGES).decode('utf-8').splitlines()[1:]  # the first names the version
   merges = [tuple(line.split(' ')) for line in lines]
   tokens = [
@@ -305,8 +310,7 @@ def gpt2() -> Tokenizer:
     *(first + second for first, second in merges),
     END_OF_TEXT,
   ]
-  library = _byte_level(merges, {token: i for i, token in enumerate(tokens)})
-  return _from_library(library, {'format': FORMAT, 'name': 'gpt2'})
+  return _byte_level(merges, {token: i for i, token in enumerate(tokens)})
 
 
 def pretrained(saved: dict[str, Any]) -> Tokenizer:

@@ -1,0 +1,68 @@
+"""Tokenizers as the files that transformers' AutoTokenizer reads: tokenizer.json and tokenizer_config.json."""
+
+import json
+
+from aigc_jax.data.pretrained_tokenizers import LIBRARY, NAME, SETTINGS, byte_symbols
+from aigc_jax.data.tokenizers import END_OF_TEXT, MASK, gpt2_library
+from aigc_jax.errors import UsageError
+
+
+def tokenizer_files(tokenizer, context_length):
+  """{file name: content} of a tokenizer; {} where there is none. Raises UsageError for one of images or pairs."""
+  if tokenizer is None:
+    return {}
+  saved = tokenizer.saved
+  if saved['name'] == NAME:
+    return {LIBRARY: saved['library']} | saved['files']
+  kind = saved['name'].partition(':')[0]
+  makers = {'characters': characters, 'bytes': byte_values, 'bpe': trained, 'gpt2': trained}
+  if kind not in makers:
+    raise UsageError(f'the tokenizer {tokenizer.name!r} has no counterpart among those of Hugging Face')
+  library = makers[kind](tokenizer)
+  known = {END_OF_TEXT: tokenizer.end_of_text, MASK: tokenizer.mask_token}
+  special = [text for text, token in known.items() if token is not None]
+  library.add_special_tokens(special)
+  settings = {'tokenizer_class': 'PreTrainedTokenizerFast', 'clean_up_tokenization_spaces': False}
+  if context_length is not None:
+    settings['model_max_length'] = context_length
+  if END_OF_TEXT in special:
+    settings |= {'eos_token': END_OF_TEXT, 'bos_token': END_OF_TEXT, 'unk_token': END_OF_TEXT}
+  if MASK in special:
+    settings['mask_token'] = MASK
+  return {LIBRARY: json.loads(library.to_str()), SETTINGS: settings}
+
+
+def vocabulary_of(tokenizer, symbols):
+  """{token: number} of all tokens but the special ones, which come last."""
+  ordinary = ((piece, i) for i, piece in enumerate(tokenizer.pieces) if i not in tokenizer.special_tokens)
+  vocabulary = {symbols(piece): i for piece, i in ordinary}
+  return vocabulary | {tokenizer.pieces[i].decode(): i for i in tokenizer.special_tokens}
+
+
+def characters(tokenizer):
+  """Each character a token; one that is none of them is an error, as there is no token that stands for it."""
+  from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+  library = Tokenizer(models.WordLevel(vocabulary_of(tokenizer, bytes.decode), unk_token='[UNK]'))
+  library.pre_tokenizer = pre_tokenizers.Split(Regex(r'(?s:.)'), 'isolated')
+  library.decoder = decoders.Fuse()
+  return library
+
+
+def byte_values(tokenizer):
+  from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+  symbols = byte_symbols()
+  vocabulary = vocabulary_of(tokenizer, lambda piece: symbols[piece[0]])
+  library = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+  library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+  library.decoder = decoders.ByteLevel()
+  return library
+
+
+def trained(tokenizer):
+  """BPE by the library: its own description."""
+  from tokenizers import Tokenizer
+
+  saved = tokenizer.saved.get('bpe')
+  return gpt2_library() if saved is None else Tokenizer.from_str(json.dumps(saved))
