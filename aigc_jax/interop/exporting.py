@@ -91,6 +91,8 @@ def refusal(kind, model):
     wanted = (
       {'query_key_value_bias': model['bias']} | wanted | ({} if kind == 'llama' else {'mlp_bias': False})
     )
+  if kind == 'roberta' and model.get('head_transform'):
+    wanted['activation'] = 'gelu'
   if kind in ('bert', 'roberta'):
     wanted |= {'unused_positions': 0} if kind == 'bert' else {}
     wanted |= {'pooling': 'first', 'token_types': model.get('token_types') or 1}

@@ -254,5 +254,7 @@ def encoder(path, kind, config, names, model):
     return model | {'classes': classes, 'pooling': 'first'}
   has = lambda part: any(part in name for name in names)
   masked = has('cls.predictions.') or has('lm_head.')
+  if masked and kind == 'roberta' and model['activation'] != 'gelu':
+    raise UsageError(f"{path}: hidden_act is not 'gelu', which the head of roberta has in any case")
   tied = bool(config.get('tie_word_embeddings', True)) or not masked
   return model | {'head_transform': masked, 'tie_embeddings': tied, 'pooler': has('pooler.dense.')}
