@@ -1,5 +1,6 @@
 """A folder of Hugging Face as a model config and parameters of ours, and parameters as its tensors."""
 
+import math
 import os
 import pathlib
 import re
@@ -47,7 +48,7 @@ def open_folder(folder):
   config = safetensors_files.read_json(path)
   kind = settings.known(path, config)
   tensors = renamed(tables.TABLES[kind], safetensors_files.find(folder))
-  model = complete(path, settings.model_of(path, config, tensors), len(tensors))
+  model = complete(path, settings.model_of(path, config, tensors), tensors)
   shapes = shapes_of(model)
   rows = rows_of(tables.TABLES[kind], model['name'], shapes)
   wanted = {row.name: shape_in(row, shapes) for row in rows}
@@ -77,12 +78,20 @@ def complete(path, model, tensors):
   try:
     filled = fill_in(fields_of(models.SCHEMAS[model['name']]), without(model, 'name'), 'model')
     filled = {'name': model['name']} | filled
-    if filled['layers'] > tensors:
-      raise UsageError(f'config.model.layers: {filled["layers"]} layers in {tensors} tensors')
+    check_sizes(filled, tensors)
     models.check(filled)
   except UsageError as error:
     raise DataError(f'{path}: {error}') from None
   return filled
+
+
+def check_sizes(model, tensors):
+  """Raises UsageError for sizes that no such tensors can have, before anything is made of these sizes."""
+  numbers = sum(math.prod(tensor.shape) for tensor in tensors.values())
+  limits = {'layers': len(tensors), 'context_length': 2**31, 'rotary_context': 2**31}
+  for name, value in model.items():
+    if isinstance(value, int) and value > limits.get(name, numbers):
+      raise UsageError(f'config.model.{name}: {value}, but its tensors hold {numbers:,} numbers')
 
 
 def without(mapping, *names):

@@ -130,8 +130,9 @@ def config_of(kind, run, origin):
   for theirs, (ours, default) in known.fields.items():
     if ours not in full:
       continue
-    empty = model.get(ours) is None and origin.get(theirs, default) is None
-    config[theirs] = None if empty else full[ours]
+    if model.get(ours) is None and origin.get(theirs, default) is None:
+      continue  # as they fill it in themselves
+    config[theirs] = full[ours]
   if known.activation:
     activation = next(theirs for theirs, ours in settings.ACTIVATIONS.items() if ours == model['activation'])
     if settings.ACTIVATIONS.get(config.get(known.activation)) != model['activation']:
@@ -163,8 +164,9 @@ def ends(run):
 def rotary(model, origin):
   """`rope_parameters`, or `rope_theta` and `rope_scaling` where the config had these."""
   given = {'rope_theta': model['rotary_base'], 'rope_type': model['rotary_scaling'] or 'default'}
-  for theirs, (ours, _) in settings.ROTARY.get(model['rotary_scaling'], {}).items():
-    given[theirs] = model[ours]
+  for theirs, (ours, default) in settings.ROTARY.get(model['rotary_scaling'], {}).items():
+    if model[ours] != default:
+      given[theirs] = model[ours]
   if 'rope_parameters' in origin or 'rope_theta' not in origin:
     return {'rope_parameters': (origin.get('rope_parameters') or {}) | given}
   theta, scaling = given.pop('rope_theta'), origin.get('rope_scaling')
@@ -176,9 +178,10 @@ def encoder(model, run, origin):
   config = {'max_position_embeddings': model['context_length'] + unused}
   config['type_vocab_size'] = model['token_types'] or 1
   if model['name'] == 'transformer_classifier':
-    names = run.facts.get('class_names') or [f'LABEL_{i}' for i in range(model['classes'])]
-    config['id2label'] = {str(i): name for i, name in enumerate(names)}
-    config['label2id'] = {name: i for i, name in enumerate(names)}
+    names, unnamed = run.facts['class_names'], [f'LABEL_{i}' for i in range(model['classes'])]
+    if names != unnamed or model['classes'] != 2 or 'id2label' in origin:
+      config['id2label'] = {str(i): name for i, name in enumerate(names)}
+      config['label2id'] = {name: i for i, name in enumerate(names)}
   else:
     config['tie_word_embeddings'] = origin.get('tie_word_embeddings', True)
     if model['head_transform']:

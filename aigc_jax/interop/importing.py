@@ -105,6 +105,8 @@ def config_of(found, tokenizer):
   task = next(name for name, kind in KINDS.items() if model['name'] in kind.models)
   config = {'task': {'name': task}, 'model': model, 'training': {'steps': 1}}
   data = {'batch_size': 8, 'sequence_length': min(model['context_length'], LONGEST)}
+  if task == 'classification':
+    data['source'] = 'tsv:texts.tsv'  # as it would lie here; it has no data of its own
   if tokenizer is not None:
     data['tokenizer'] = tokenizer.name
     if task == 'masked_language':
@@ -130,7 +132,7 @@ def facts_of(found, tokenizer, config):
     facts |= {'tokenizer': tokenizer.name, 'vocabulary_size': tokenizer.vocabulary_size}
   if 'classes' in found.model:
     labels = found.config.get('id2label') or {}
-    names = [str(labels.get(str(i), i)) for i in range(found.model['classes'])]
+    names = [str(labels.get(str(i), f'LABEL_{i}')) for i in range(found.model['classes'])]
     facts |= {'classes': found.model['classes'], 'class_names': names}
   return facts
 

@@ -52,9 +52,9 @@ def inside(folder, name):
   allowed = [folder.resolve()]
   if folder.parent.name == 'snapshots':
     allowed.append((folder.parent.parent / 'blobs').resolve())
-  path = folder / name
   if not isinstance(name, str) or os.path.basename(name) != name or name in ('', '.', '..'):
     raise DataError(f'{folder}: {name!r} is no name of a file in it')
+  path = folder / name
   if not any(path.resolve().is_relative_to(place) for place in allowed):
     raise DataError(
       f'{path}: is a link that leads out of the folder, to {path.resolve()}; put the file itself there'
@@ -85,7 +85,7 @@ def find_shards(folder):
   where = index.get('weight_map') if isinstance(index, dict) else None
   if not isinstance(where, dict) or not where:
     raise DataError(f'{path}: has no "weight_map" from tensors to files')
-  shards, found = {}, {}
+  shards, found, where = {}, {}, {name: str(shard) for name, shard in where.items()}
   for name in dict.fromkeys(where.values()):
     shard = inside(folder, name)
     if not shard.exists():

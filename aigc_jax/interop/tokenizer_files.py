@@ -6,6 +6,9 @@ from aigc_jax.data.pretrained_tokenizers import LIBRARY, NAME, SETTINGS, byte_sy
 from aigc_jax.data.tokenizers import END_OF_TEXT, MASK, gpt2_library
 from aigc_jax.errors import UsageError
 
+# the class of transformers that takes tokenizer.json as it is, by the name that all versions know
+TOKENIZER_CLASS = 'PreTrainedTokenizerFast'
+
 
 def tokenizer_files(tokenizer, context_length):
   """{file name: content} of a tokenizer; {} where there is none. Raises UsageError for one of images or pairs."""
@@ -22,7 +25,7 @@ def tokenizer_files(tokenizer, context_length):
   known = {END_OF_TEXT: tokenizer.end_of_text, MASK: tokenizer.mask_token}
   special = [text for text, token in known.items() if token is not None]
   library.add_special_tokens(special)
-  settings = {'tokenizer_class': 'PreTrainedTokenizerFast', 'clean_up_tokenization_spaces': False}
+  settings = {'tokenizer_class': TOKENIZER_CLASS, 'clean_up_tokenization_spaces': False}
   if context_length is not None:
     settings['model_max_length'] = context_length
   if END_OF_TEXT in special:
@@ -44,7 +47,7 @@ def characters(tokenizer):
   from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
   library = Tokenizer(models.WordLevel(vocabulary_of(tokenizer, bytes.decode), unk_token='[UNK]'))
-  library.pre_tokenizer = pre_tokenizers.Split(Regex(r'(?s:.)'), 'isolated')
+  library.pre_tokenizer = pre_tokenizers.Split(Regex(r'[\s\S]'), 'isolated')
   library.decoder = decoders.Fuse()
   return library
 

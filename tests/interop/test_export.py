@@ -1,0 +1,143 @@
+"""What is exported has the same logits and tokens in `transformers`; what was imported comes out byte for byte."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import aigc_jax
+from aigc_jax.errors import UsageError
+from aigc_jax.interop import exporting, importing
+from tests import tiny
+from tests.interop import peers
+
+
+@pytest.mark.parametrize('architecture', peers.MAKERS)
+def test_import_then_export_is_the_identity(architecture, tmp_path):
+  """Byte for byte of the weights, and every field of the config; also where nothing is tied."""
+  for seed in (0, 1):
+    there, back = tmp_path / f'{seed}', tmp_path / f'{seed}-back'
+    peers.save(peers.make(architecture, seed), there)
+    run = aigc_jax.from_pretrained(there, tmp_path / f'{seed}-run', quiet=True)
+    aigc_jax.export(run, back)
+    assert json.loads((back / 'config.json').read_text()) == json.loads((there / 'config.json').read_text())
+    if (architecture, seed) in UNUSED_BIAS:
+      continue
+    assert (back / 'model.safetensors').read_bytes() == (there / 'model.safetensors').read_bytes()
+
+
+# untied heads of these have a second bias in the file that nothing reads; it is not kept
+UNUSED_BIAS = {('bert', 0), ('roberta', 0)}
+
+
+def test_half_precision_comes_out_as_it_came_in(tmp_path):
+  peers.save(peers.make('qwen2', 1).to(torch.bfloat16), tmp_path / 'there')
+  run = aigc_jax.from_pretrained(tmp_path / 'there', tmp_path / 'run', quiet=True)
+  aigc_jax.export(run, tmp_path / 'back')
+  read = lambda name: (tmp_path / name / 'model.safetensors').read_bytes()
+  assert read('back') == read('there')
+  assert transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'back').dtype == torch.bfloat16
+
+
+OURS = {
+  'gpt2': {'activation': 'gelu_tanh'},
+  'gpt2 with other parts': {'activation': 'relu', 'tie_embeddings': False, 'mlp_width': 24},
+  'llama': {
+    'positions': 'rotary',
+    'normalization': 'rms_norm',
+    'activation': 'swiglu',
+    'bias': False,
+    'tie_embeddings': False,
+    'key_value_heads': 1,
+    'rotary_scaling': 'yarn',
+    'rotary_factor': 3.0,
+    'rotary_context': 8,
+    'rotary_high': 32.0,
+  },
+  'qwen2': {
+    'positions': 'rotary',
+    'normalization': 'rms_norm',
+    'activation': 'swiglu',
+    'bias': False,
+    'query_key_value_bias': True,
+    'head_width': 6,
+  },
+}
+
+
+@pytest.fixture(scope='module')
+def corpus(tmp_path_factory):
+  return tiny.write_corpus(tmp_path_factory.mktemp('corpus') / 'words.txt')
+
+
+def trained(corpus, folder, model, tokenizer='characters', task='language', **fields):
+  config = {
+    'task': {'name': task},
+    'model': {'layers': 2, 'heads': 2, 'width': 8} | model,
+    'data': {'source': corpus, 'tokenizer': tokenizer, 'sequence_length': 16, 'batch_size': 2},
+    'optimizer': {'learning_rate': 0.01},
+    'training': {'steps': 3, 'evaluate_every': None, 'sample_every': None, 'tensorboard': False},
+  } | fields
+  return aigc_jax.train(config, folder, quiet=True)
+
+
+@pytest.mark.parametrize('name', OURS)
+def test_a_run_of_ours_writes_the_same_tokens_in_transformers(name, corpus, tmp_path):
+  tokenizer = {'gpt2': 'bpe:300', 'llama': 'bytes'}.get(name, 'characters')
+  run = trained(corpus, tmp_path / 'run', {'name': 'transformer'} | OURS[name], tokenizer)
+  aigc_jax.export(run, tmp_path / 'out')
+  peer = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'out').eval()
+  assert peer.config.model_type == name.split()[0]
+  # for qwen2 AutoTokenizer takes that architecture's own, whatever the files name
+  reader = transformers.PreTrainedTokenizerFast if name == 'qwen2' else transformers.AutoTokenizer
+  known = reader.from_pretrained(tmp_path / 'out')
+  text = 'the sea and'
+  tokens = run.tokenizer.encode(text)
+  assert known(text)['input_ids'] == tokens.tolist()
+  assert known.decode(known(text)['input_ids']) == text
+  with torch.no_grad():
+    theirs = peer(torch.tensor(tokens[None].astype(np.int64))).logits[0].numpy()
+  ours = run.model.apply({'params': run.params}, tokens[None])[0]
+  np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
+  (completion,) = run.generate(text, strategy='greedy', max_new_tokens=5)
+  inputs = known(text, return_tensors='pt')
+  written = peer.generate(**inputs, max_new_tokens=5, do_sample=False)[0, len(tokens) :]
+  assert completion.tokens == written.tolist()
+
+
+def test_an_encoder_of_ours_is_a_bert(corpus, tmp_path):
+  bert = {'name': 'transformer_encoder', 'norm_position': 'post', 'embedding_norm': True, 'token_types': 2}
+  run = trained(corpus, tmp_path / 'run', bert | {'head_transform': True}, task='masked_language')
+  aigc_jax.export(run, tmp_path / 'out')
+  peer = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / 'out').eval()
+  known = transformers.AutoTokenizer.from_pretrained(tmp_path / 'out')
+  tokens = run.tokenizer.encode_masked('the s[MASK]a')
+  assert known('the s[MASK]a')['input_ids'] == tokens.tolist()
+  with torch.no_grad():
+    theirs = peer(torch.tensor(tokens[None].astype(np.int64))).logits.numpy()
+  ours = run.model.apply({'params': run.params}, tokens[None])
+  np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
+
+
+def test_a_model_without_a_counterpart_is_refused():
+  cases = {
+    'model.activation': {'activation': 'relu2'},
+    'model.query_key_norm': {'positions': 'rotary', 'normalization': 'rms_norm', 'query_key_norm': True}
+    | {'activation': 'swiglu', 'bias': False},
+    'model.window': {'window': 3},
+    'model.positions': {'positions': 'none'},
+  }
+  for field, model in cases.items():
+    complete = importing.resolved({'task': {'name': 'language'}, 'model': {'name': 'transformer'} | model})[
+      'model'
+    ]
+    with pytest.raises(UsageError, match=rf'^config\.{field}: .* cannot be exported'):
+      exporting.kind_for(complete)
+
+
+def test_only_an_empty_folder_is_written_to(corpus, tmp_path):
+  run = trained(corpus, tmp_path / 'run', {'name': 'transformer'})
+  with pytest.raises(UsageError, match='is not empty; export into a new folder'):
+    aigc_jax.export(run, tmp_path / 'run')

@@ -1,0 +1,158 @@
+"""Imported models have the logits of `transformers`, whole or in shards, and are ordinary runs."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+
+import aigc_jax
+from aigc_jax import cli
+from aigc_jax.errors import UsageError
+from aigc_jax.interop import checkpoints
+from tests.interop import logit_equality, peers
+
+
+@pytest.mark.parametrize('architecture', peers.MAKERS)
+def test_logits_are_those_of_transformers(architecture, tmp_path):
+  """One configuration with tied and one with untied weights, padded right and left."""
+  for seed, side in zip((0, 1), logit_equality.sides(architecture) * 2, strict=False):
+    logit_equality.difference(architecture, seed, side, tmp_path / str(seed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('architecture', peers.MAKERS)
+def test_logits_of_many_configurations_are_those_of_transformers(architecture, tmp_path):
+  for seed in range(2, logit_equality.CONFIGURATIONS):
+    for side in logit_equality.sides(architecture):
+      logit_equality.difference(architecture, seed, side, tmp_path / f'{seed}{side}')
+  jax.clear_caches()
+
+
+def test_the_first_wrong_layer_is_named(tmp_path, monkeypatch):
+  """Seed 8 is a Llama of several layers; the second reads another matrix for its keys."""
+  original = peers.save
+
+  def save(model, folder):
+    assert model.config.num_hidden_layers == 3
+    with torch.no_grad():
+      original(model, folder)
+      path = folder / 'model.safetensors'
+      tensors = safetensors.numpy.load_file(path)
+      tensors['model.layers.1.self_attn.k_proj.weight'] *= -1
+      safetensors.numpy.save_file(tensors, path)
+
+  monkeypatch.setattr(peers, 'save', save)
+  with pytest.raises(AssertionError, match='the first wrong layer is block_1'):
+    logit_equality.difference('llama', LAYERED, 'right', tmp_path)
+
+
+LAYERED = next(seed for seed in range(20) if peers.make('llama', seed).config.num_hidden_layers == 3)
+
+
+def flat_equal(a, b):
+  assert a.keys() == b.keys()
+  for path in a:
+    np.testing.assert_array_equal(a[path], b[path], err_msg=path)
+
+
+def test_shards_are_read_as_one_file_is(tmp_path):
+  peer = peers.make('qwen2', 0)
+  peers.save(peer, tmp_path / 'one')
+  peers.save(peer, tmp_path / 'shards', max_shard_size='2KB')
+  assert (tmp_path / 'shards/model.safetensors.index.json').exists()
+  one, shards = (checkpoints.read(checkpoints.open_folder(tmp_path / name)) for name in ('one', 'shards'))
+  flat_equal(one, shards)
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_half_precision_is_widened_without_a_change(dtype, tmp_path):
+  peer = peers.make('llama', 1).to(getattr(torch, dtype))
+  peers.save(peer, tmp_path / 'model')
+  found = checkpoints.read(checkpoints.open_folder(tmp_path / 'model'))
+  theirs = peer.model.embed_tokens.weight.detach().float().numpy()
+  assert found['embed/token'].dtype == np.float32
+  np.testing.assert_array_equal(found['embed/token'], theirs)
+
+
+def test_older_names_and_bare_models_are_known(tmp_path):
+  """bert-base-uncased has LayerNorm.gamma and .beta; gpt2 has no prefix, and masks among its tensors."""
+  for architecture, change in (
+    (
+      'bert',
+      lambda n: n.replace('LayerNorm.weight', 'LayerNorm.gamma').replace('LayerNorm.bias', 'LayerNorm.beta'),
+    ),
+    ('gpt2', lambda n: n.removeprefix('transformer.')),
+  ):
+    peers.save(peers.make(architecture, 1), tmp_path / architecture)
+    plain = checkpoints.read(checkpoints.open_folder(tmp_path / architecture))
+    path = tmp_path / architecture / 'model.safetensors'
+    tensors = {change(name): tensor for name, tensor in safetensors.numpy.load_file(path).items()}
+    if architecture == 'gpt2':
+      tensors['h.0.attn.bias'] = np.tri(4, dtype=np.float32)[None, None]
+    safetensors.numpy.save_file(tensors, path)
+    flat_equal(plain, checkpoints.read(checkpoints.open_folder(tmp_path / architecture)))
+
+
+def test_a_config_of_before_the_fifth_version_is_the_same(tmp_path):
+  """rope_theta and rope_scaling were beside each other."""
+  peers.save(peers.make('llama', 0), tmp_path)
+  config = json.loads((tmp_path / 'config.json').read_text())
+  new = {'rope_type': 'llama3', 'factor': 8.0, 'low_freq_factor': 1.0, 'high_freq_factor': 4.0}
+  new |= {'original_max_position_embeddings': 8}
+  found = []
+  for fields in ({'rope_parameters': new | {'rope_theta': 5e5}}, {'rope_theta': 5e5, 'rope_scaling': new}):
+    kept = {name: value for name, value in config.items() if name != 'rope_parameters'}
+    (tmp_path / 'config.json').write_text(json.dumps(kept | fields))
+    found.append(checkpoints.open_folder(tmp_path).model)
+  assert found[0] == found[1]
+  assert (found[0]['rotary_base'], found[0]['rotary_scaling'], found[0]['rotary_factor']) == (
+    5e5,
+    'llama3',
+    8.0,
+  )
+
+
+@pytest.fixture(scope='module')
+def gpt2_folder(tmp_path_factory):
+  """A tiny GPT-2 with the real one's tokenizer."""
+  import transformers
+
+  folder = tmp_path_factory.mktemp('gpt2') / 'files'
+  config = transformers.GPT2Config(n_layer=1, n_head=2, n_embd=8, n_positions=32)
+  torch.manual_seed(0)
+  peers.save(transformers.GPT2LMHeadModel(config).eval(), folder)
+  return folder
+
+
+def test_an_import_is_a_run_that_writes_and_is_evaluated(gpt2_folder, tmp_path, capsys):
+  """Its greedy text is that of transformers' own generate."""
+  import transformers
+
+  path = str(tmp_path / 'run')
+  assert cli.main(['import', str(gpt2_folder), path]) == 0
+  assert 'gpt2: transformer, ' in capsys.readouterr().out
+  run = aigc_jax.load_run(path)
+  (completion,) = run.generate('Call me', strategy='greedy', max_new_tokens=12)
+  prompt = run.tokenizer.encode('Call me')
+  peer = transformers.GPT2LMHeadModel.from_pretrained(gpt2_folder)
+  theirs = peer.generate(torch.tensor(prompt[None].astype(np.int64)), max_new_tokens=12, do_sample=False)
+  assert completion.tokens == theirs[0, len(prompt) :].tolist()
+  text = tmp_path / 'text.txt'
+  text.write_text('Call me Ishmael. Some years ago, never mind how long precisely.\n' * 3)
+  found = run.evaluate(f'text:{text}')
+  tokens = torch.tensor(run.tokenizer.encode(text.read_text())[None].astype(np.int64))[:, :33]
+  with torch.no_grad():
+    nats = torch.nn.functional.cross_entropy(peer(tokens[:, :-1]).logits[0], tokens[0, 1:])
+  assert found['loss'] == pytest.approx(float(nats), rel=0.05)  # it has one window more
+
+
+def test_an_import_cannot_be_resumed_and_says_how_to_train(gpt2_folder, tmp_path):
+  run = aigc_jax.from_pretrained(gpt2_folder, tmp_path / 'run', quiet=True)
+  with pytest.raises(UsageError, match=r'train from it by --config\.init_from='):
+    aigc_jax.resume(run.path, steps=5)
+  with pytest.raises(UsageError, match='holds a run already'):
+    aigc_jax.from_pretrained(gpt2_folder, tmp_path / 'run', quiet=True)
+  assert run.parameter_count  # which is still there
