@@ -117,12 +117,11 @@ def parts(saved) -> dict[str, Any]:
   library.no_padding()
   vocabulary = library.get_vocab(with_added_tokens=True)
   special = [number for number, token in library.get_added_tokens_decoder().items() if token.special]
-  named = lambda *names: next(
-    (vocabulary[t] for n in names if (t := named_token(saved, n)) in vocabulary), None
+  named = lambda name, *usual: next(
+    (vocabulary[t] for t in (named_token(saved, name), *usual) if t in vocabulary), None
   )
-  mask, end = named('mask_token'), named('eos_token', 'sep_token')
-  if end is None:
-    end = next((vocabulary[t] for t in ('<|endoftext|>', '[SEP]', '</s>') if t in vocabulary), None)
+  mask = named('mask_token', MASK, '<mask>')
+  end = named('eos_token', named_token(saved, 'sep_token'), '<|endoftext|>', '[SEP]', '</s>')
   plain = library.encode('a', add_special_tokens=False).ids
   framed = library.encode('a').ids
   at = next((i for i in range(len(framed)) if framed[i : i + len(plain)] == plain), 0)
