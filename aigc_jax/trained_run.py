@@ -61,7 +61,8 @@ class TrainedRun:
     step, params, fields = checkpoint.restore_params(
       self.path / 'checkpoints', self.which, kept, ('extra', 'key')
     )
-    return State(step, params, None, None, None, fields.get('extra', {}), fields['key'])
+    key = fields.get('key', jax.random.key(0))  # an import has none
+    return State(step, params, None, None, None, fields.get('extra', {}), key)
 
   @property
   def step(self):

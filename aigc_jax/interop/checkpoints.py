@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aigc_jax import models
+from aigc_jax import models, safetensors_file
 from aigc_jax.config import fields_of, fill_in
 from aigc_jax.errors import DataError, UsageError
-from aigc_jax.interop import safetensors_files, settings, tables
+from aigc_jax.interop import folders, settings, tables
 from aigc_jax.training.state_leaves import flat
 
 CONFIG = 'config.json'
@@ -35,7 +35,7 @@ class Checkpoint(NamedTuple):
   model: dict  # `config.model`, complete
   shapes: dict  # {our path: ShapeDtypeStruct}
   rows: list  # [Row]
-  tensors: dict  # {name as in the table: safetensors_files.Tensor}
+  tensors: dict  # {name as in the table: safetensors_file.Tensor}
   unread: list  # names of tensors that say nothing more
 
 
@@ -43,11 +43,11 @@ def open_folder(folder):
   """The Checkpoint of a folder. Raises UsageError, DataError: one line; nothing was allocated."""
   folder = pathlib.Path(folder)
   if not folder.is_dir():
-    raise UsageError(f'{folder}: no such folder; it takes one with {CONFIG} and {safetensors_files.WEIGHTS}')
-  path = safetensors_files.inside(folder, CONFIG)
-  config = safetensors_files.read_json(path)
+    raise UsageError(f'{folder}: no such folder; it takes one with {CONFIG} and {folders.WEIGHTS}')
+  path = folders.inside(folder, CONFIG)
+  config = folders.read_json(path)
   kind = settings.known(path, config)
-  tensors = renamed(tables.TABLES[kind], safetensors_files.find(folder))
+  tensors = renamed(tables.TABLES[kind], folders.find(folder))
   model = complete(path, settings.model_of(path, config, tensors), tensors)
   shapes = shapes_of(model)
   rows = rows_of(tables.TABLES[kind], model['name'], shapes)
@@ -56,7 +56,7 @@ def open_folder(folder):
     n for n in tensors if n not in wanted and any(re.search(p, n) for p in tables.TABLES[kind].unread)
   ]
   kept = {name: tensor for name, tensor in tensors.items() if name not in unread}
-  safetensors_files.check_names(folder, kept, wanted)
+  folders.check_names(folder, kept, wanted)
   return Checkpoint(folder, config, model, shapes, rows, kept, unread)
 
 
@@ -132,15 +132,15 @@ def views(row, arrays):
 def shape_in(row, shapes):
   """The shape of a tensor, by those of its parameters."""
   empty = {path: np.broadcast_to(np.float32(0), shapes[path].shape) for path in row.paths}
-  return safetensors_files.shape_of(views(row, empty))
+  return safetensors_file.shape_of(views(row, empty))
 
 
 def read(checkpoint):
-  """{path: float32 array on the host} of all parameters, read tensor by tensor to where they belong."""
-  arrays = {path: np.empty(shape.shape, np.float32) for path, shape in checkpoint.shapes.items()}
+  """Yields (path, float32 array on the host) of all parameters, read tensor by tensor."""
   for row in checkpoint.rows:
-    safetensors_files.read_into(checkpoint.tensors[row.name], views(row, arrays))
-  return arrays
+    arrays = {path: np.empty(checkpoint.shapes[path].shape, np.float32) for path in row.paths}
+    safetensors_file.read_into(checkpoint.tensors[row.name], views(row, arrays))
+    yield from arrays.items()
 
 
 def nested(arrays):

@@ -9,9 +9,10 @@ import numpy as np
 
 from aigc_jax import files
 from aigc_jax.errors import UsageError, listed
-from aigc_jax.interop import checkpoints, importing, safetensors_files, settings, tables
+from aigc_jax.interop import checkpoints, folders, importing, settings, tables
 from aigc_jax.interop.tokenizer_files import tokenizer_files
 from aigc_jax.models import blocks
+from aigc_jax.safetensors_file import Entry, Writer
 from aigc_jax.training.state_leaves import flat
 
 # what all these architectures have; those of one are Architecture.fixed
@@ -44,17 +45,16 @@ def export(run, folder):
   rows = checkpoints.rows_of(table, model['name'], params)
   bare = model['name'] == 'transformer_encoder' and not model['head_transform']
   name = lambda row: row.name.removeprefix(table.prefix) if bare else row.name
-  tensors = {
-    name(row): safetensors_files.Whole(dtypes.get(row.name, 'F32'), checkpoints.views(row, params))
-    for row in rows
-  }
+  entries = {name(row): Entry(dtypes.get(row.name, 'F32'), checkpoints.shape_in(row, params)) for row in rows}
   with files.storage_errors(folder):
     folder.mkdir(parents=True, exist_ok=True)
   for file, content in texts.items():
     text = content if isinstance(content, str) else json.dumps(content, indent=2, ensure_ascii=False) + '\n'
     files.write_atomically(folder / file, text)
-  safetensors_files.write(folder / safetensors_files.WEIGHTS, tensors)
-  return [*texts, safetensors_files.WEIGHTS]
+  with Writer(folder / folders.WEIGHTS, entries) as file:
+    for row in rows:
+      file.put(name(row), checkpoints.views(row, params))
+  return [*texts, folders.WEIGHTS]
 
 
 def origin_of(path):

@@ -3,7 +3,6 @@
 import os
 import pathlib
 
-import jax
 import numpy as np
 
 from aigc_jax import files
@@ -11,12 +10,10 @@ from aigc_jax import run as run_folder
 from aigc_jax.data import pretrained_tokenizers, tokenizers
 from aigc_jax.environment import environment
 from aigc_jax.errors import DataError, UsageError
-from aigc_jax.interop import checkpoints, safetensors_files
+from aigc_jax.interop import checkpoints, folders
 from aigc_jax.schemas import resolved
-from aigc_jax.task import State
 from aigc_jax.tasks import KINDS
-from aigc_jax.training import checkpoint as our_checkpoints
-from aigc_jax.training import experiment, prepare
+from aigc_jax.training import experiment, prepare, streamed
 
 ORIGIN = 'huggingface.json'  # in the run folder: config.json as it was, and the types of the weights
 LONGEST = 1024  # tokens of a row of data, unless it is set otherwise
@@ -44,8 +41,7 @@ def import_folder(source, workdir=None, say=print):
     if (folder.path / 'checkpoints').exists():
       raise UsageError(f'{folder.path}: holds a run already; choose another folder')
     say(f'reading {found.folder}')
-    params = checkpoints.nested(checkpoints.read(found))
-    save(folder, params)
+    streamed.save(folder.path / 'checkpoints' / '0', found.shapes, checkpoints.read(found))
     if tokenizer is not None:
       tokenizer.save(folder.path / prepare.TOKENIZER)
     files.write_json(folder.path / prepare.FACTS, facts_of(found, tokenizer, config))
@@ -82,9 +78,7 @@ def local(source):
 
 def tokenizer_of(found):
   """The Tokenizer of a Checkpoint's folder, or None. Raises DataError where it has tokens that the model has not."""
-  saved = pretrained_tokenizers.read_folder(
-    found.folder, safetensors_files.read_json, safetensors_files.inside
-  )
+  saved = pretrained_tokenizers.read_folder(found.folder, folders.read_json, folders.inside)
   known = found.model['vocabulary_size']
   if saved is None and found.config['model_type'] == 'gpt2' and known == 50257:
     return tokenizers.gpt2()
@@ -117,13 +111,6 @@ def config_of(found, tokenizer):
         'vocabulary_size': tokenizer.vocabulary_size,
       }
   return config | {'data': data}
-
-
-def save(folder, params):
-  """Writes checkpoint 0: the parameters, and what every use of them needs besides."""
-  state = State(np.int32(0), params, None, None, None, {}, jax.random.key(0))
-  with our_checkpoints.Checkpointer(folder.path / 'checkpoints', keep=1) as checkpointer:
-    checkpointer.save(0, state)
 
 
 def facts_of(found, tokenizer, config):

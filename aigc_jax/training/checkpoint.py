@@ -25,7 +25,7 @@ import numpy as np
 
 from aigc_jax import files
 from aigc_jax.errors import StorageError, UsageError
-from aigc_jax.training import processes
+from aigc_jax.training import processes, streamed
 from aigc_jax.training.manifest import MANIFEST, has_manifest, read_manifest, verify, write_manifest
 from aigc_jax.training.state_leaves import Leaf, described, flat, is_key, key_types, snapshot
 
@@ -347,6 +347,8 @@ def read_arrays(folder, wanted):
   """{path: array} of the leaves of one checkpoint folder, placed as their shardings say."""
   from orbax.checkpoint import v1 as ocp
 
+  if streamed.is_one(folder):
+    return streamed.load(folder, wanted)
   here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   arrays, target = {}, {}
   for path, leaf in wanted.items():

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, processors, tra
 
 from aigc_jax.data import pretrained_tokenizers, tokenizers
 from aigc_jax.errors import DataError, UsageError
-from aigc_jax.interop import safetensors_files
+from aigc_jax.interop import folders
 
 TEXTS = [
   'Call me Ishmael. Some years ago, never mind how long precisely!',
@@ -54,7 +54,7 @@ WORDS += [
 
 
 def read(folder):
-  saved = pretrained_tokenizers.read_folder(folder, safetensors_files.read_json, safetensors_files.inside)
+  saved = pretrained_tokenizers.read_folder(folder, folders.read_json, folders.inside)
   return tokenizers.pretrained(saved)
 
 
@@ -185,9 +185,7 @@ def test_what_is_saved_with_a_run_is_the_same(pair, tmp_path):
 
 
 def test_files_that_cannot_be_used_are_refused(tmp_path):
-  assert (
-    pretrained_tokenizers.read_folder(tmp_path, safetensors_files.read_json, safetensors_files.inside) is None
-  )
+  assert pretrained_tokenizers.read_folder(tmp_path, folders.read_json, folders.inside) is None
   (tmp_path / 'tokenizer.model').write_bytes(b'\x0a')
   with pytest.raises(UsageError, match="sentencepiece's own file"):
     read(tmp_path)

@@ -28,7 +28,7 @@ CONFIGURATIONS, TOLERANCE = 20, 1e-4  # float32 sums of other orders differ by 1
 def ours(folder, tokens, mask):
   """As `peers.run`, of the imported model."""
   found = checkpoints.open_folder(folder)
-  module, params = models.build(found.model), checkpoints.nested(checkpoints.read(found))
+  module, params = models.build(found.model), checkpoints.nested(dict(checkpoints.read(found)))
   inputs, method = {'segments': mask.astype(np.int32)}, '__call__'
   if found.model['name'] == 'transformer_classifier':
     inputs = {'lengths': mask.sum(1)}

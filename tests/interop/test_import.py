@@ -63,7 +63,7 @@ def test_shards_are_read_as_one_file_is(tmp_path):
   peers.save(peer, tmp_path / 'one')
   peers.save(peer, tmp_path / 'shards', max_shard_size='2KB')
   assert (tmp_path / 'shards/model.safetensors.index.json').exists()
-  one, shards = (checkpoints.read(checkpoints.open_folder(tmp_path / name)) for name in ('one', 'shards'))
+  one, shards = (dict(checkpoints.read(checkpoints.open_folder(tmp_path / name))) for name in ('one', 'shards'))
   flat_equal(one, shards)
 
 
@@ -71,7 +71,7 @@ def test_shards_are_read_as_one_file_is(tmp_path):
 def test_half_precision_is_widened_without_a_change(dtype, tmp_path):
   peer = peers.make('llama', 1).to(getattr(torch, dtype))
   peers.save(peer, tmp_path / 'model')
-  found = checkpoints.read(checkpoints.open_folder(tmp_path / 'model'))
+  found = dict(checkpoints.read(checkpoints.open_folder(tmp_path / 'model')))
   theirs = peer.model.embed_tokens.weight.detach().float().numpy()
   assert found['embed/token'].dtype == np.float32
   np.testing.assert_array_equal(found['embed/token'], theirs)
@@ -87,13 +87,13 @@ def test_older_names_and_bare_models_are_known(tmp_path):
     ('gpt2', lambda n: n.removeprefix('transformer.')),
   ):
     peers.save(peers.make(architecture, 1), tmp_path / architecture)
-    plain = checkpoints.read(checkpoints.open_folder(tmp_path / architecture))
+    plain = dict(checkpoints.read(checkpoints.open_folder(tmp_path / architecture)))
     path = tmp_path / architecture / 'model.safetensors'
     tensors = {change(name): tensor for name, tensor in safetensors.numpy.load_file(path).items()}
     if architecture == 'gpt2':
       tensors['h.0.attn.bias'] = np.tri(4, dtype=np.float32)[None, None]
     safetensors.numpy.save_file(tensors, path)
-    flat_equal(plain, checkpoints.read(checkpoints.open_folder(tmp_path / architecture)))
+    flat_equal(plain, dict(checkpoints.read(checkpoints.open_folder(tmp_path / architecture))))
 
 
 def test_a_config_of_before_the_fifth_version_is_the_same(tmp_path):
