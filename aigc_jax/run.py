@@ -120,6 +120,14 @@ def open_run(path):
   return run
 
 
+def of_checkpoint(path):
+  """(run folder, 'best' or a step) of a path to a run or to one of its checkpoints."""
+  path = str(path).rstrip('/')
+  if os.path.basename(os.path.dirname(path)) == 'checkpoints':
+    return os.path.dirname(os.path.dirname(path)), os.path.basename(path)
+  return path, 'best'
+
+
 @contextlib.contextmanager
 def create(path, config, *, may_differ=(), label='run', root='runs', upgrade=lambda config: config):
   """Makes a run folder, or goes on in one of the same config, and holds its lock: `with create(...) as run:`.

@@ -4,7 +4,7 @@ import os
 
 from aigc_jax import models, tasks
 from aigc_jax import run as run_folder
-from aigc_jax.config import Schemas, load_file, override, resolve
+from aigc_jax.config import Schemas, fields_of, load_file, override, resolve
 from aigc_jax.errors import UsageError
 from aigc_jax.training.optimizer import OptimizerConfig
 
@@ -29,4 +29,27 @@ def config_of(path):
 def read_config(config, overrides=()):
   """The resolved config of 'FILE.py:VARIANT', a ConfigDict or nested dicts. Raises UsageError."""
   config, known = load_file(str(config)) if isinstance(config, str | os.PathLike) else config, schemas()
-  return resolve(override(config, list(overrides), known), known)
+  return resolve(inherit(override(config, list(overrides), known), known), known)
+
+
+def inherit(config, known):
+  """A config with the model that `config.init_from` names: fields that are not given are as they are there.
+
+  So is the tokenizer. A model of another name takes the fields that it has, too: a classifier those of an encoder.
+  """
+  path = config.get('init_from')
+  if not path or not isinstance(path, str):
+    return config
+  try:
+    there, model = config_of(run_folder.of_checkpoint(path)[0]), config.get('model', {})
+  except UsageError:
+    return config  # it may be gone where a run goes on; who needs it says what is wrong
+  name = model.get('name', there['model']['name'])
+  if name not in known.model:
+    return config  # which is refused with what there is
+  own = fields_of(known.model[name])
+  taken = {field: value for field, value in there['model'].items() if field in own and field != 'name'}
+  config = config | {'model': {'name': name} | taken | model}
+  if 'tokenizer' in there['data'] and 'tokenizer' in known.sections(config)['data']:
+    config = config | {'data': {'tokenizer': there['data']['tokenizer']} | config.get('data', {})}
+  return config

@@ -13,7 +13,7 @@ from aigc_jax.generation import beam, fill, speculative, text
 from aigc_jax.generation import choices as writing
 from aigc_jax.schemas import config_of, resolved, schemas
 from aigc_jax.task import State
-from aigc_jax.training import attention, checkpoint, hooks, mesh, parallel, prepare
+from aigc_jax.training import attention, checkpoint, hooks, initials, mesh, parallel, prepare
 from aigc_jax.training.experiment import set_up
 
 
@@ -57,7 +57,7 @@ class TrainedRun:
   @functools.cached_property
   def state(self):
     """State with what use needs: step, key, extra, and whole parameters (their moving average where one was kept)."""
-    kept = prepare.kept_field(self.config)
+    kept = initials.kept_field(self.config)
     step, params, fields = checkpoint.restore_params(
       self.path / 'checkpoints', self.which, kept, ('extra', 'key')
     )

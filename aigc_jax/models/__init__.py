@@ -34,7 +34,7 @@ CHECKS = {
   'transformer_encoder_decoder': transformer.check,
   'rnn': rnn.check,
   'rnn_classifier': rnn.check,
-  'transformer_classifier': transformer_classifier.check,
+  'transformer_classifier': transformer.check,
   'autoencoder': autoencoder.check,
   'vq_autoencoder': vq_autoencoder.check,
   'resnet': classifier.check,

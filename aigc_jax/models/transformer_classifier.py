@@ -6,7 +6,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from aigc_jax.config import Fraction, NonNegative, Positive
-from aigc_jax.errors import UsageError
 from aigc_jax.models import blocks, masks
 from aigc_jax.models.attention import Where
 from aigc_jax.models.layers import Dense, Dropout
@@ -26,6 +25,9 @@ class TransformerClassifier(nn.Module):
   layers: Annotated[int, Positive] = 2
   heads: Annotated[int, Positive] = 4
   width: Annotated[int, Positive] = 128
+  # fewer than heads: grouped queries (Ainslie et al. 2023)
+  key_value_heads: Annotated[int, Positive] | None = None
+  head_width: Annotated[int, Positive] | None = None  # None: width / heads
   mlp_width: Annotated[int, Positive] | None = (
     None  # None: 4 x width; swiglu: 8/3 x width, up to a multiple of 32
   )
@@ -36,6 +38,8 @@ class TransformerClassifier(nn.Module):
   normalization_epsilon: Annotated[float, Positive] = 1e-5
   activation: Literal['gelu', 'gelu_tanh', 'relu', 'relu2', 'silu', 'swiglu'] = 'gelu'
   bias: bool = True
+  query_key_norm: bool = False
+  scale_embeddings: bool = False  # token vectors times sqrt(width)
   embedding_norm: bool = False  # the sum of a token's vectors is normalized
   token_types: Annotated[int, Positive] | None = None  # vectors added by a token's type; None: none
   unused_positions: Annotated[int, NonNegative] = 0  # position vectors before that of the first token
@@ -87,18 +91,3 @@ class TransformerClassifier(nn.Module):
       return self.head(self.drop(self.pool(x), train)).astype(jnp.float32)
     x = jnp.where((slots < lengths[:, None])[..., None], x.astype(jnp.float32), 0)
     return self.head(x.sum(axis=1) / jnp.maximum(lengths[:, None], 1)).astype(jnp.float32)
-
-
-def check(config):
-  """Rules across the fields of a model config. Raises UsageError."""
-  width, heads = config['width'], config['heads']
-  if width % heads:
-    raise UsageError(
-      f'config.model.heads: {heads} heads do not divide config.model.width = {width}; choose among '
-      f'{", ".join(str(n) for n in range(1, min(width, 64) + 1) if width % n == 0)}'
-    )
-  if config['positions'] == 'rotary' and width // heads % 2:
-    raise UsageError(
-      f'config.model.heads: {heads} heads of {width // heads} units, which is odd; rotary positions turn pairs, so '
-      f'make it even'
-    )

@@ -18,7 +18,7 @@ from aigc_jax.sweeps import turns, vmapped
 from aigc_jax.sweeps.lane_data import Data, data_of
 from aigc_jax.sweeps.vmapped import LANES, spec
 from aigc_jax.task import RESIDENT
-from aigc_jax.training import attention, experiment, placement, step
+from aigc_jax.training import attention, initials, placement, step
 
 # of a solo step, where lanes stop paying on 2 cores (benchmarks/lane_steps.py); fixed, so that a sweep repeats itself
 BUSY_FLOPS = 2e9
@@ -136,12 +136,10 @@ def first_state(stack):
   state, config = stack.way.init(stack.data.train_batch(0) | stack.resident), stack.config
   if not config['init_from']:
     return state
-  params, frozen = experiment.initial_params(config)
-  wide = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (stack.count, *leaf.shape)), params)
-  places = jax.tree.map(lambda leaf: leaf.sharding, (stack.target.params, stack.target.frozen))
-  params, frozen = jax.device_put((wide, frozen), places)
+  saved, state = initials.saved_params(config), stack.way.together(state)
+  params, frozen = initials.overlay(state.params, saved, lanes=1), initials.placed(saved, stack.target.frozen)
   average = None if state.average is None else jax.tree.map(jnp.copy, params)
-  return stack.way.apart(stack.way.together(state)._replace(params=params, frozen=frozen, average=average))
+  return stack.way.apart(state._replace(params=params, frozen=frozen, average=average))
 
 
 def compile_steps(stack):

@@ -16,9 +16,19 @@ from aigc_jax import files, memory, run
 from aigc_jax.data import cache
 from aigc_jax.environment import environment
 from aigc_jax.errors import AigcError, DataError, Interrupted, StorageError, UsageError
-from aigc_jax.training import checkpoint, hooks, memory_use, optimizer, placement, processes, profiling, step
+from aigc_jax.training import (
+  checkpoint,
+  hooks,
+  initials,
+  memory_use,
+  optimizer,
+  placement,
+  processes,
+  profiling,
+  step,
+)
 from aigc_jax.training.loop import Hook, Outcome, loop, signals
-from aigc_jax.training.prepare import FACTS, TOKENIZER, find_initial, notes_on
+from aigc_jax.training.prepare import FACTS, TOKENIZER, notes_on
 
 EXTENSIBLE = ('training.steps',)  # what may differ when a run is made longer
 
@@ -34,17 +44,10 @@ def set_up():
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 
-def initial_params(config):
-  """(params, frozen) on the host: the parameters that `config.init_from` names, and those that never change."""
-  initial = find_initial(config['init_from'])
-  _, params, _ = checkpoint.restore_params(initial.checkpoints, initial.which, initial.kept)
-  return jax.device_get(step.split_frozen(params, config['training']['freeze']))
-
-
-def with_initial_params(state, config, target):
+def with_initial_params(state, config):
   """The State with the parameters that `config.init_from` names, the frozen ones included."""
-  places = jax.tree.map(lambda leaf: leaf.sharding, (target.params, target.frozen))
-  params, frozen = jax.device_put(initial_params(config), places)
+  saved = initials.saved_params(config)
+  params, frozen = (initials.overlay(tree, saved) for tree in (state.params, state.frozen))
   average = None if state.average is None else jax.tree.map(jnp.copy, params)
   return state._replace(params=params, frozen=frozen, average=average)
 
@@ -62,8 +65,10 @@ def first_state(prepared, config, console):
   """The State before any step."""
   state = prepared.program.init(prepared.floats, prepared.key, prepared.example)
   if config['init_from']:
-    state = with_initial_params(state, config, prepared.target)
-    console.say(f'starting from the parameters of {config["init_from"]}')
+    state = with_initial_params(state, config)
+    console.say(
+      initials.told(initials.find(config['init_from']), step.merge_frozen(state.params, state.frozen))
+    )
   return state
 
 

@@ -11,7 +11,7 @@ from aigc_jax.config import floats_of
 from aigc_jax.data import image_codes, tokenizers
 from aigc_jax.errors import DataError, UsageError, listed, nearest
 from aigc_jax.task import Task
-from aigc_jax.training import attention, checkpoint, mesh, optimizer, step
+from aigc_jax.training import attention, checkpoint, initials, mesh, optimizer, step
 
 FACTS = 'data.json'  # in the run folder: what the data was when the run began
 TOKENIZER = 'tokenizer.json'
@@ -22,18 +22,6 @@ class Experiment(NamedTuple):
   dataset: Any
   task: Task  # built with the config's own floats: for what is not traced
   devices: list
-
-
-class Initial(NamedTuple):
-  """The checkpoint that `config.init_from` names."""
-
-  run: run.Run
-  which: str  # 'best', 'latest' or a step
-  kept: str  # the field of its State with the parameters to use
-
-  @property
-  def checkpoints(self):
-    return self.run.path / 'checkpoints'
 
 
 def fill_in(config):
@@ -72,7 +60,7 @@ def prepare(config, folder=None):
   resumes = folder is not None and has_begun(folder)
   step.check_rows(config)
   devices = mesh.choose_devices(config, fewer=folder is not None)
-  initial = None if resumes else find_initial(config['init_from'])
+  initial = None if resumes else initials.find(config['init_from'])
   tasks.check(config)
   dataset = data.load(config['data'], find_tokenizer(config, folder, initial), tasks.form_of(config))
   if folder is not None:
@@ -141,31 +129,10 @@ def image_tokenizer(source):
       f'config.data.source: {found.path} has no codes of images, since {what}; give the run of a vq_autoencoder, '
       'such as `aigc train --config=configs/autoencoder.py:vq` makes'
     )
-  _, params, fields = checkpoint.restore_params(checkpoints, 'best', kept_field(config), ('extra',))
+  _, params, fields = checkpoint.restore_params(checkpoints, 'best', initials.kept_field(config), ('extra',))
   params, facts = jax.device_get(params), files.read_json(found.path / FACTS)
   codes = fields['extra']['codes'] if 'codes' in fields.get('extra', {}) else params.pop('codebook')
   return image_codes.make_tokenizer(config, facts['class_names'], params, codes)
-
-
-def find_initial(path):
-  """The Initial of `config.init_from`, None for ''. Raises UsageError."""
-  if not path:
-    return None
-  folder, which, path = path, 'best', path.rstrip('/')
-  if os.path.basename(os.path.dirname(path)) == 'checkpoints':
-    folder, which = os.path.dirname(os.path.dirname(path)), os.path.basename(path)
-  try:
-    found = run.open_run(folder)
-  except UsageError as error:
-    raise UsageError(f'config.init_from: {error}') from None
-  if not checkpoint.steps(found.path / 'checkpoints'):
-    raise UsageError(f'config.init_from: {path} has no checkpoint yet')
-  return Initial(found, which, kept_field(found.config))
-
-
-def kept_field(config):
-  """The field of State with the parameters to use: their moving average where one is kept."""
-  return 'params' if config['optimizer'].get('average') is None else 'average'
 
 
 def check_by_shapes(config, dataset, task, initial):
@@ -188,7 +155,7 @@ def check_by_shapes(config, dataset, task, initial):
     ones = {name: np.ones(total.shape) for name, (total, _) in metrics.items()}
     check_metric(training['best_metric'], task.report(ones))
   if initial is not None:
-    check_initial(initial, params)
+    initials.check(initial, params)
 
 
 def check_freeze(pattern, state, params):
@@ -204,15 +171,6 @@ def check_metric(wanted, metrics):
   if wanted not in names:
     there = f'{nearest(wanted, names)}there are {listed(names)}'
     raise UsageError(f'config.training.best_metric: {wanted!r} is not known; {there}')
-
-
-def check_initial(initial, params):
-  folder, kept = initial.checkpoints, f'{initial.kept}/'
-  at, manifest = checkpoint.find_whole(folder, initial.which, checkpoint.print_warning)
-  saved = checkpoint.leaves_of(folder, manifest, (initial.kept, 'frozen'))
-  saved = {'params/' + path.removeprefix(kept).removeprefix('frozen/'): leaf for path, leaf in saved.items()}
-  wanted = {path: checkpoint.described(leaf) for path, leaf in checkpoint.flat({'params': params}).items()}
-  checkpoint.check_leaves(folder / str(at), saved, wanted)
 
 
 def check_same_data(folder, dataset):

@@ -63,7 +63,9 @@ def test_shards_are_read_as_one_file_is(tmp_path):
   peers.save(peer, tmp_path / 'one')
   peers.save(peer, tmp_path / 'shards', max_shard_size='2KB')
   assert (tmp_path / 'shards/model.safetensors.index.json').exists()
-  one, shards = (dict(checkpoints.read(checkpoints.open_folder(tmp_path / name))) for name in ('one', 'shards'))
+  one, shards = (
+    dict(checkpoints.read(checkpoints.open_folder(tmp_path / name))) for name in ('one', 'shards')
+  )
   flat_equal(one, shards)
 
 

@@ -76,7 +76,7 @@ def test_dropout_takes_a_traced_rate_and_acts_in_training_only(made):
   ('fields', 'said'), [({'heads': 3}, '3 heads do not divide .* 8, 16$'), ({'width': 12}, 'odd')]
 )
 def test_fields_that_do_not_fit_together_are_refused(fields, said):
-  fine = {'name': TINY['name'], 'width': 16, 'heads': 4, 'positions': 'rotary'}
+  fine = TINY | {'width': 16, 'heads': 4, 'positions': 'rotary', 'key_value_heads': None, 'head_width': None}
   models.check(fine)
   with pytest.raises(UsageError, match=said) as raised:
     models.check({**fine, **fields})
