@@ -4,7 +4,7 @@ import functools
 
 import jax
 
-from aigc_jax import data, files, models, tasks
+from aigc_jax import data, embedding, files, models, tasks
 from aigc_jax import run as run_folder
 from aigc_jax.config import floats_of, override
 from aigc_jax.data import tokenizers
@@ -109,6 +109,8 @@ class TrainedRun:
       raise UsageError(
         f'{self.path}: its task, {self.config["task"]["name"]}, writes no text{self.other_use()}'
       )
+    if self.tokenizer is None:
+      raise UsageError(f'{self.path}: has no tokenizer, since there was none where it was imported from')
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     strategy, max_new_tokens = self.defaults(strategy, max_new_tokens)
     writer = self.tokenizer.target
@@ -175,6 +177,16 @@ class TrainedRun:
       raise UsageError(f'{self.path}: its task, {self.config["task"]["name"]}, fills in no masks')
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     return fill.fill(self.model, self.params, self.tokenizer, prompts, candidates)
+
+  def embed(self, texts, *, pooling='mean', normalize=True):
+    """Vectors [texts, width] of a list of texts, by an encoder, see `embedding.embed`."""
+    set_up()
+    if self.config['model']['name'] != 'transformer_encoder' or self.tokenizer is None:
+      raise UsageError(
+        f'{self.path}: its model, {self.config["model"]["name"]}, embeds no texts; an encoder does'
+      )
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    return embedding.embed(self.model, self.params, self.tokenizer, texts, pooling, normalize)
 
   def other_use(self):
     if self.task.fills_masks:

@@ -12,6 +12,7 @@ import aigc_jax
 from aigc_jax import cli
 from aigc_jax.errors import UsageError
 from aigc_jax.interop import checkpoints
+from tests import tiny
 from tests.interop import logit_equality, peers
 
 
@@ -158,3 +159,34 @@ def test_an_import_cannot_be_resumed_and_says_how_to_train(gpt2_folder, tmp_path
   with pytest.raises(UsageError, match='holds a run already'):
     aigc_jax.from_pretrained(gpt2_folder, tmp_path / 'run', quiet=True)
   assert run.parameter_count  # which is still there
+
+
+def test_a_checkpoint_imported_fine_tuned_and_exported_writes_the_same_in_transformers(gpt2_folder, tmp_path):
+  import transformers
+
+  start = aigc_jax.from_pretrained(gpt2_folder, tmp_path / 'start', quiet=True)
+  config = {
+    'task': {'name': 'language'},
+    'data': {'source': tiny.write_corpus(tmp_path / 'words.txt'), 'sequence_length': 16, 'batch_size': 4},
+    'optimizer': {'learning_rate': 0.02},
+    'training': {
+      'steps': 8,
+      'evaluate_every': None,
+      'sample_every': None,
+      'tensorboard': False,
+      'log_every': 1,
+    },
+    'init_from': str(start.path),
+  }
+  tuned = aigc_jax.train(config, tmp_path / 'tuned', quiet=True)
+  assert tuned.config['model'] == start.config['model']
+  losses = [row['train/loss'] for row in tuned.metrics if 'train/loss' in row]
+  assert losses[-1] < losses[0] - 1  # it learned
+  aigc_jax.export(tuned, tmp_path / 'out')
+  peer = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'out')
+  known = transformers.AutoTokenizer.from_pretrained(tmp_path / 'out')
+  inputs = known('the whale and the', return_tensors='pt')
+  theirs = peer.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs['input_ids'].shape[1] :]
+  (completion,) = tuned.generate('the whale and the', strategy='greedy', max_new_tokens=12)
+  assert completion.tokens == theirs.tolist()
+  assert known.decode(theirs) == completion.text
