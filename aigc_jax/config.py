@@ -2,7 +2,7 @@
 
 A config file returns an `ml_collections.ConfigDict` with what differs from the defaults. `resolve` fills in the
 rest from *schemas*: dataclasses (a Linen module is one too) whose annotations give each field's type and range. The
-floats of `task`, `model` and `optimizer` are inputs of the compiled program; everything else is its structure.
+floats of `task`, `model`, `optimizer` and `lora` are inputs of the compiled program; everything else is its structure.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from aigc_jax.errors import UsageError, listed, nearest
 
-TRACED_SECTIONS = ('task', 'model', 'optimizer')
+TRACED_SECTIONS = ('task', 'model', 'optimizer', 'lora')
 
 
 class Range(NamedTuple):
@@ -76,7 +76,19 @@ class ParallelConfig:
   tensor: Annotated[int, Range('-1 or above 0', least=-1)] = 1
 
 
-SECTIONS = {'training': TrainingConfig, 'parallel': ParallelConfig}
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+  rank: Annotated[int, Positive] | None = (
+    None  # of the adapters that learn instead of the model; None: there are none
+  )
+  alpha: Annotated[float, Positive] = 16.0  # they count alpha / rank times
+  targets: str = (
+    'attention/(query|value)/kernel$'  # kernels that have one: a regular expression of their paths
+  )
+  trained: str | None = None  # parameters that learn besides, in full: the same, such as '^(head|pool)/'
+
+
+SECTIONS = {'training': TrainingConfig, 'parallel': ParallelConfig, 'lora': LoraConfig}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -372,7 +384,7 @@ def floats_of(config):
   return {
     f'{section}.{name}': value
     for section in TRACED_SECTIONS
-    for name, value in config[section].items()
+    for name, value in config.get(section, {}).items()
     if isinstance(value, float)
   }
 
@@ -381,5 +393,5 @@ def with_floats(config, floats):
   """The config with `floats` (arrays, traced or not) in the places of its own."""
   filled = dict(config)
   for section in TRACED_SECTIONS:
-    filled[section] = {n: floats.get(f'{section}.{n}', v) for n, v in config[section].items()}
+    filled[section] = {n: floats.get(f'{section}.{n}', v) for n, v in config.get(section, {}).items()}
   return filled

@@ -13,6 +13,7 @@ from aigc_jax.generation import beam, fill, speculative, text
 from aigc_jax.generation import choices as writing
 from aigc_jax.schemas import config_of, resolved, schemas
 from aigc_jax.task import State
+from aigc_jax.tasks import lora
 from aigc_jax.training import attention, checkpoint, hooks, initials, mesh, parallel, prepare
 from aigc_jax.training.experiment import set_up
 
@@ -62,6 +63,7 @@ class TrainedRun:
       self.path / 'checkpoints', self.which, kept, ('extra', 'key')
     )
     key = fields.get('key', jax.random.key(0))  # an import has none
+    params = lora.whole(params, self.config['lora'])
     return State(step, params, None, None, None, fields.get('extra', {}), key)
 
   @property

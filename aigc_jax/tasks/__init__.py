@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from aigc_jax import data
 from aigc_jax.errors import UsageError, listed
-from aigc_jax.tasks import autoencoding, classification, language, masked_language, translation
+from aigc_jax.tasks import autoencoding, classification, language, lora, masked_language, translation
 
 
 class Kind(NamedTuple):
@@ -53,7 +53,7 @@ def check(config):
 
 def build(config):
   """The Task of a resolved config, whose floats may be traced."""
-  return KINDS[config['task']['name']].room.build(config)
+  return lora.adapt(KINDS[config['task']['name']].room.build(config), config['lora'])
 
 
 def higher_is_better(config):

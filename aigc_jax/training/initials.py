@@ -12,9 +12,11 @@ import jax.numpy as jnp
 
 from aigc_jax import run
 from aigc_jax.errors import UsageError, listed
+from aigc_jax.tasks import lora
 from aigc_jax.training import checkpoint
 
 HEADS = ('head', 'masked_head', 'pool')
+OWN = (*HEADS, lora.ADAPTERS)  # what a run may have that the other has not
 # parameters with a row or a column for each token -> which axis that is
 BY_TOKEN = {
   'embed/token': 0,
@@ -82,8 +84,8 @@ def saved_leaves(initial):
 
 def plan(saved, wanted):
   """The Plan for parameters that are there and here, {path: Leaf or array} each."""
-  head = lambda path: path.split('/')[0] in HEADS
-  found = Plan([], {}, [], [path for path in saved if path not in wanted and head(path)])
+  own = lambda path: path.split('/')[0] in OWN
+  found = Plan([], {}, [], [path for path in saved if path not in wanted and own(path)])
   for path, leaf in wanted.items():
     there, here = tuple(saved[path].shape) if path in saved else None, tuple(leaf.shape)
     axis = BY_TOKEN.get(path)
@@ -91,7 +93,7 @@ def plan(saved, wanted):
       found.whole.append(path)
     elif there and axis is not None and differs_in(there, here, axis) and by_token(saved, there[axis]):
       found.rows[path] = axis, min(there[axis], here[axis])
-    elif head(path):
+    elif own(path):
       found.new.append(path)
   return found
 
@@ -141,7 +143,8 @@ def overlay(params, saved, lanes=0):
 def saved_params(config):
   """Nested dicts of the parameters that `config.init_from` names."""
   initial = find(config['init_from'])
-  return checkpoint.restore_params(initial.checkpoints, initial.which, initial.kept)[1]
+  _, params, _ = checkpoint.restore_params(initial.checkpoints, initial.which, initial.kept)
+  return lora.whole(params, initial.run.config.get('lora'))
 
 
 def placed(saved, target):
@@ -167,8 +170,9 @@ def told(initial, params):
   line = f'starting from the parameters of {initial.run.path}'
   if found.new:
     line += f'; new: {parts(found.new)}'
-  if found.left:
-    line += f'; left out: {parts(found.left)}'
+  left = [path for path in found.left if not path.startswith(f'{lora.ADAPTERS}/')]  # these are added in
+  if left:
+    line += f'; left out: {parts(left)}'
   if found.rows:
     _, count = next(iter(found.rows.values()))
     line += f'; of its vocabulary the first {count:,} tokens'

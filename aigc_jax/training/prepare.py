@@ -143,7 +143,8 @@ def check_by_shapes(config, dataset, task, initial):
       'config.training.patience: counts evaluations, so it needs config.training.evaluate_every'
     )
   by_metric = training['best_metric'] != 'validation/loss' or task.evaluate is not None
-  if training['freeze'] is None and not by_metric and initial is None:
+  adapted = config['lora']['rank'] is not None
+  if training['freeze'] is None and not by_metric and initial is None and not adapted:
     return
   program, floats, batch = step.make_program(config, tasks.build), floats_of(config), dataset.example()
   state = jax.eval_shape(program.init, floats, jax.eval_shape(jax.random.key, 0), batch)

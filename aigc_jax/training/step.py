@@ -15,6 +15,7 @@ import optax
 from aigc_jax.config import with_floats
 from aigc_jax.errors import UsageError
 from aigc_jax.task import Context, State
+from aigc_jax.tasks import lora
 from aigc_jax.training import optimizer
 
 EVALUATION = 2**32 - 1  # a step number that no run reaches
@@ -47,12 +48,15 @@ def check_rows(config):
 
 def check(config, task):
   """Raises UsageError where a task forbids microbatches, or `freeze` is no pattern."""
-  try:
-    re.compile(config['training']['freeze'] or '')
-  except re.error as error:
-    raise UsageError(
-      f'config.training.freeze: {config["training"]["freeze"]!r} is no regular expression: {error}'
-    ) from error
+  for key, pattern in (
+    ('training.freeze', config['training']['freeze']),
+    ('lora.targets', config['lora']['targets']),
+    ('lora.trained', config['lora']['trained']),
+  ):
+    try:
+      re.compile(pattern or '')
+    except re.error as error:
+      raise UsageError(f'config.{key}: {pattern!r} is no regular expression: {error}') from error
   microbatches = config['training']['microbatches']
   if task.whole_batch and microbatches > 1:
     name = config['task']['name']
@@ -84,7 +88,7 @@ def make_init(config, builder):
   def init(floats, key, batch):
     filled, (params_key, run_key) = with_floats(config, floats), jax.random.split(key)
     params, extra = builder(floats).init(params_key, batch)
-    params, frozen = split_frozen(params, config['training']['freeze'])
+    params, frozen = split_frozen(params, lora.frozen_pattern(config))
     opt = optimizer.build(filled['optimizer'], config['training']['steps']).init(params)
     average = None if config['optimizer']['average'] is None else jax.tree.map(jnp.copy, params)
     return State(jnp.int32(0), params, frozen, opt, average, extra, run_key)

@@ -1,0 +1,103 @@
+"""Low-rank adaptation (Hu et al. 2021): parameters stay as they are, and products of thin matrices are added to some.
+
+W + (alpha / rank) A B (section 4.1), with A [inputs, rank] drawn as peft draws it and B [rank, outputs] zero. The sums
+are made before the task sees its parameters, so every model can have adapters, and none knows of them.
+"""
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+
+from aigc_jax.errors import UsageError, listed
+
+ADAPTERS = 'adapters'  # beside the parameters of the model, at the top of the tree
+
+
+def adapt(task, lora):
+  """The task with adapters, where `config.lora`, whose floats may be traced, asks for them."""
+  if lora['rank'] is None:
+    return task
+  merged = lambda params: whole(params, lora)
+
+  def init(key, batch):
+    key, adapter_key = jax.random.split(key)
+    params, extra = task.init(key, batch)
+    return {**params, ADAPTERS: make(params, lora, adapter_key)}, extra
+
+  def after(function):
+    return (
+      None if function is None else lambda params, *rest, **named: function(merged(params), *rest, **named)
+    )
+
+  changed = {name: after(getattr(task, name)) for name in ('loss', 'collect', 'evaluate', 'show', 'draw')}
+  return task._replace(init=init, **changed)
+
+
+def make(params, lora, key):
+  """Adapters of the kernels that `targets` names, a tree like `params` with 'a' and 'b' in the place of a kernel."""
+  leaves = {path: leaf for path, leaf in paths_of(params).items() if re.search(lora['targets'], path)}
+  matrices = {path: leaf for path, leaf in leaves.items() if leaf.ndim > 1}
+  if not matrices:
+    kernels = [path for path in paths_of(params) if path.endswith('kernel')]
+    raise UsageError(
+      f'config.lora.targets: {lora["targets"]!r} matches no kernel; there are {listed(kernels[:4])} ...'
+    )
+  made = {}
+  for i, (path, kernel) in enumerate(matrices.items()):
+    inputs, outputs = sides(path, kernel)
+    bound = 1 / math.sqrt(inputs)
+    a = jax.random.uniform(jax.random.fold_in(key, i), (inputs, lora['rank']), kernel.dtype, -bound, bound)
+    place = made
+    for part in path.split('/'):
+      place = place.setdefault(part, {})
+    place |= {'a': a, 'b': jnp.zeros((lora['rank'], outputs), kernel.dtype)}
+  return made
+
+
+def sides(path, kernel):
+  """(inputs, outputs) of a kernel: attention's output reads heads, all others write what follows the first axis."""
+  inputs = kernel.shape[:-1] if path.endswith('output/kernel') else kernel.shape[:1]
+  return math.prod(inputs), kernel.size // math.prod(inputs)
+
+
+def whole(params, lora):
+  """Parameters as the model has them: adapters added in. Those that have none are returned as they are."""
+  if ADAPTERS not in params:
+    return params
+  params = dict(params)
+  return added(params, params.pop(ADAPTERS), lora['alpha'] / lora['rank'])
+
+
+def added(params, adapters, scale):
+  made = dict(params)
+  for name, part in adapters.items():
+    if set(part) == {'a', 'b'}:
+      made[name] = params[name] + (scale * (part['a'] @ part['b'])).reshape(params[name].shape)
+    else:
+      made[name] = added(params[name], part, scale)
+  return made
+
+
+def paths_of(params):
+  """{'block_0/attention/query/kernel': leaf}."""
+  pairs = jax.tree_util.tree_flatten_with_path(params)[0]
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in pairs}
+
+
+def frozen_pattern(config):
+  """The regular expression of parameters that never change, or None: all but the adapters and those of `lora.trained`.
+
+  Raises UsageError where both that and `training.freeze` say it.
+  """
+  lora, freeze = config.get('lora'), config['training']['freeze']
+  if lora is None or lora['rank'] is None:
+    return freeze
+  if freeze is not None:
+    raise UsageError(
+      f'config.training.freeze: {freeze!r} means nothing with config.lora.rank, which freezes all but the adapters and '
+      'what config.lora.trained matches'
+    )
+  trained = f'|(?:.*(?:{lora["trained"]}))' if lora['trained'] else ''
+  return f'^(?!{ADAPTERS}/{trained})'
