@@ -81,7 +81,7 @@ class LoraConfig:
   rank: Annotated[int, Positive] | None = (
     None  # of the adapters that learn instead of the model; None: there are none
   )
-  alpha: Annotated[float, Positive] = 16.0  # they count alpha / rank times
+  alpha: Annotated[float, Positive] | None = None  # they count alpha / rank times; None: once
   targets: str = (
     'attention/(query|value)/kernel$'  # kernels that have one: a regular expression of their paths
   )

@@ -67,7 +67,8 @@ def whole(params, lora):
   if ADAPTERS not in params:
     return params
   params = dict(params)
-  return added(params, params.pop(ADAPTERS), lora['alpha'] / lora['rank'])
+  scale = 1.0 if lora['alpha'] is None else lora['alpha'] / lora['rank']
+  return added(params, params.pop(ADAPTERS), scale)
 
 
 def added(params, adapters, scale):
