@@ -38,7 +38,7 @@ def inherit(config, known):
   So is the tokenizer. A model of another name takes the fields that it has, too: a classifier those of an encoder.
   """
   path = config.get('init_from')
-  if not path or not isinstance(path, str):
+  if not path or not isinstance(path, str) or not isinstance(config.get('model', {}), dict):
     return config
   try:
     there, model = config_of(run_folder.of_checkpoint(path)[0]), config.get('model', {})

@@ -15,7 +15,7 @@ from aigc_jax.config import Positive, Range
 from aigc_jax.data import batches, records, sources, tokenizers
 from aigc_jax.data.pipeline import Dataset
 from aigc_jax.data.tokenizers import Tokenizer
-from aigc_jax.errors import DataError, listed, nearest
+from aigc_jax.errors import DataError, UsageError, listed, nearest
 
 KINDS = records.KINDS | {'bundled': 'bundled:song_ci'}
 BUNDLED = {name: found for name, found in sources.BUNDLED.items() if found[0].endswith('.jsonl.gz')}
@@ -147,6 +147,11 @@ def _arrays(config, tokenizer, class_names, examples):
   cut = 0
   ids = tokenizer.encode_all([example.text for example in examples])
   room = length - len(tokenizer.prefix) - len(tokenizer.suffix)
+  if room < 1:
+    raise UsageError(
+      f'config.data.sequence_length: {length} leaves no room between the {length - room} tokens that stand around a '
+      f'text; use {length - room + 1} or more'
+    )
   for i, (tokens, example) in enumerate(zip(ids, examples, strict=True)):
     if example.label not in places:
       hint = nearest(example.label, class_names) or f'there are {listed(class_names[:8])}'
