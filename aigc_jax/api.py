@@ -69,14 +69,14 @@ def resume(path, steps=None, quiet=False, began=None, profile=None):
 
 def from_pretrained(source, workdir=None, quiet=False):
   """A folder of Hugging Face's files, or a name on its hub, as a run: makes the run folder. Returns the TrainedRun."""
-  from aigc_jax.interop import importing
+  from aigc_jax import importing
 
   return load_run(importing.import_folder(source, workdir, (lambda line: None) if quiet else print))
 
 
 def export(run, folder):
   """Writes the model of a run (a TrainedRun or its folder) as files of Hugging Face. Returns their names."""
-  from aigc_jax.interop import exporting
+  from aigc_jax import exporting
 
   return exporting.export(run if isinstance(run, TrainedRun) else load_run(run), folder)
 

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 
-from aigc_jax import cli_distributed, cli_generate, cli_sweep, files
+from aigc_jax import cli_distributed, cli_generate, cli_pretrained, cli_sweep, files
 from aigc_jax.errors import AigcError, UsageError
 
 BEGAN = time.perf_counter()  # when the command was typed, but for Python's own start
@@ -65,6 +65,28 @@ def parser():
   add_profile(resume)
   cli_distributed.add_options(resume)
 
+  add_evaluate(add)
+
+  generate = add('generate', 'write with a run: raw text on standard output, or a picture as PNG')
+  generate.add_argument('run')
+  add_checkpoint(generate)
+  cli_generate.add_options(generate)
+
+  add_detect(add)
+  cli_sweep.add_options(add)
+
+  cli_pretrained.add_options(add, add_checkpoint)
+
+  listing = add('list', 'the runs under a folder')
+  listing.add_argument('root', nargs='?', default='runs')
+
+  diff = add('diff', 'how the configs of two runs differ')
+  diff.add_argument('first')
+  diff.add_argument('second')
+  return root
+
+
+def add_evaluate(add):
   evaluate = add('eval', 'evaluate a checkpoint of a run')
   evaluate.add_argument('run', help='with other fields of its task: --config.task.a=VALUE')
   add_checkpoint(evaluate)
@@ -77,36 +99,13 @@ def parser():
   )
   evaluate.add_argument('--beam_size', type=int, help='with --metrics: search, where it is greedy otherwise')
 
-  generate = add('generate', 'write with a run: raw text on standard output, or a picture as PNG')
-  generate.add_argument('run')
-  add_checkpoint(generate)
-  cli_generate.add_options(generate)
 
+def add_detect(add):
   detect = add('detect', 'look for the watermark of a key in a text, with the tokenizer of a run')
   detect.add_argument('run')
   detect.add_argument('--text_file', required=True, metavar='FILE', help='UTF-8, without the prompt')
   detect.add_argument('--watermark', type=int, required=True, metavar='KEY')
   detect.add_argument('--watermark_fraction', type=float, default=0.25)
-
-  cli_sweep.add_options(add)
-
-  importing = add('import', 'make a run folder of a pretrained model in Hugging Face files; no torch needed')
-  importing.add_argument('source', help='a folder with config.json and safetensors, or a name on the hub')
-  importing.add_argument('run', nargs='?', help='the run folder; default: a new one under runs/')
-
-  exporting = add('export', 'write the model of a run as files of Hugging Face')
-  exporting.add_argument('run')
-  exporting.add_argument('folder', help='new or empty')
-  exporting.add_argument('--format', choices=['huggingface'], default='huggingface')
-  add_checkpoint(exporting)
-
-  listing = add('list', 'the runs under a folder')
-  listing.add_argument('root', nargs='?', default='runs')
-
-  diff = add('diff', 'how the configs of two runs differ')
-  diff.add_argument('first')
-  diff.add_argument('second')
-  return root
 
 
 def add_checkpoint(verb):
@@ -204,19 +203,6 @@ def detect(options):
   )
 
 
-def import_folder(options):
-  from aigc_jax.interop import importing
-
-  importing.import_folder(options.source, options.run)
-
-
-def export(options):
-  from aigc_jax import api
-
-  names = api.export(api.load_run(options.run, options.checkpoint), options.folder)
-  print(f'{options.folder}: {", ".join(names)}')
-
-
 def listing(options):
   from aigc_jax import overview
 
@@ -244,8 +230,8 @@ def dispatch(arguments):
   else:
     verbs = {
       'generate': cli_generate.generate,
-      'import': import_folder,
-      'export': export,
+      'import': cli_pretrained.import_folder,
+      'export': cli_pretrained.export,
       'list': listing,
       'diff': diff,
       'detect': detect,

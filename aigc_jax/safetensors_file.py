@@ -6,7 +6,7 @@ pieces go to where they belong.
 """
 
 import json
-import os
+import math
 import pathlib
 import struct
 from typing import NamedTuple
@@ -19,16 +19,6 @@ from aigc_jax.errors import DataError
 
 # in the library's order: it writes the last of these first
 DTYPES = {'F16': np.dtype(np.float16), 'BF16': np.dtype(bfloat16), 'F32': np.dtype(np.float32)}
-OTHER_SIZES = {
-  'I64': 8,
-  'F64': 8,
-  'U64': 8,
-  'C64': 8,
-  'I32': 4,
-  'U32': 4,
-  'I16': 2,
-  'U16': 2,
-}  # bytes; 1 else
 PIECE = 8 << 20  # bytes read or written at once
 
 
@@ -46,25 +36,17 @@ def read_header(path):
   from safetensors import SafetensorError, safe_open
 
   try:
-    with safe_open(path, framework='np') as file:
-      slices = {name: file.get_slice(name) for name in file.offset_keys()}  # in the order of their bytes
-      described = [(name, part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()]
-    with open(path, 'rb') as stream:
-      (header,) = struct.unpack('<Q', stream.read(8))
-    total = os.path.getsize(path)
+    with safe_open(path, framework='np'):  # which checks the header
+      pass
+    with open(path, 'rb') as file:
+      (size,) = struct.unpack('<Q', file.read(8))
+      header = json.loads(file.read(size))
   except (SafetensorError, OSError) as error:
     reason = str(error).removeprefix('Error while deserializing header: ')
     raise DataError(f'{path}: is no whole safetensors file: {reason}') from None
-  found, offset = {}, 8 + header
-  for name, dtype, shape in described:
-    itemsize = DTYPES[dtype].itemsize if dtype in DTYPES else OTHER_SIZES.get(dtype, 1)
-    found[name] = Tensor(pathlib.Path(path), offset, dtype, shape)
-    offset += itemsize * int(np.prod(shape, dtype=object))
-  if offset != total:
-    raise DataError(
-      f'{path}: has tensors of a type that is not read here; save it as float32, float16 or bfloat16'
-    )
-  return found
+  header.pop('__metadata__', None)
+  tensor = lambda entry: (8 + size + entry['data_offsets'][0], entry['dtype'], tuple(entry['shape']))
+  return {name: Tensor(pathlib.Path(path), *tensor(entry)) for name, entry in header.items()}
 
 
 def read_into(tensor, targets):
@@ -73,7 +55,7 @@ def read_into(tensor, targets):
   Args:
     targets: views whose columns (last axis) together are those of the tensor: [rows, columns] or [columns] each.
   """
-  dtype, rows, width = DTYPES[tensor.dtype], tensor.shape[0], int(np.prod(tensor.shape[1:], dtype=int))
+  dtype, rows, width = DTYPES[tensor.dtype], tensor.shape[0], math.prod(tensor.shape[1:])
   if len(tensor.shape) == 1:
     rows, width, targets = 1, rows, [target[None] for target in targets]
   at_once = max(1, PIECE // (dtype.itemsize * max(width, 1)))  # rows
@@ -110,7 +92,7 @@ class Writer:
     header, end = {'__metadata__': {'format': 'pt'}}, 0
     for name in order:
       dtype, shape = entries[name]
-      begin, end = end, end + DTYPES[dtype].itemsize * int(np.prod(shape, dtype=int))
+      begin, end = end, end + DTYPES[dtype].itemsize * math.prod(shape)
       header[name] = {'dtype': dtype, 'shape': list(shape), 'data_offsets': [begin, end]}
       self._offsets[name] = begin
     text = json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode('utf-8')

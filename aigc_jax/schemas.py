@@ -6,6 +6,8 @@ from aigc_jax import models, tasks
 from aigc_jax import run as run_folder
 from aigc_jax.config import Schemas, fields_of, load_file, override, resolve
 from aigc_jax.errors import UsageError
+from aigc_jax.interop import checkpoints, folders
+from aigc_jax.interop.tokenizer_files import tokenizer_of
 from aigc_jax.training.optimizer import OptimizerConfig
 
 
@@ -38,18 +40,33 @@ def inherit(config, known):
   So is the tokenizer. A model of another name takes the fields that it has, too: a classifier those of an encoder.
   """
   path = config.get('init_from')
-  if not path or not isinstance(path, str) or not isinstance(config.get('model', {}), dict):
+  sections = [config.get(section, {}) for section in ('model', 'data')]
+  if not path or not isinstance(path, str) or not all(isinstance(section, dict) for section in sections):
     return config
+  folder, _ = run_folder.of_checkpoint(path)
+  if not os.path.exists(folder):
+    return config  # it may be gone where a run goes on; who needs it says so
   try:
-    there, model = config_of(run_folder.of_checkpoint(path)[0]), config.get('model', {})
-  except UsageError:
-    return config  # it may be gone where a run goes on; who needs it says what is wrong
-  name = model.get('name', there['model']['name'])
+    there, tokenizer = model_and_tokenizer(folder)
+  except UsageError as error:
+    raise UsageError(f'config.init_from: {error}') from None
+  model = config.get('model', {})
+  name = model.get('name', there['name'])
   if name not in known.model:
     return config  # which is refused with what there is
   own = fields_of(known.model[name])
-  taken = {field: value for field, value in there['model'].items() if field in own and field != 'name'}
+  taken = {field: value for field, value in there.items() if field in own and field != 'name'}
   config = config | {'model': {'name': name} | taken | model}
-  if 'tokenizer' in there['data'] and 'tokenizer' in known.sections(config)['data']:
-    config = config | {'data': {'tokenizer': there['data']['tokenizer']} | config.get('data', {})}
+  if tokenizer is not None and 'tokenizer' in known.sections(config)['data']:
+    config = config | {'data': {'tokenizer': tokenizer} | config.get('data', {})}
   return config
+
+
+def model_and_tokenizer(folder):
+  """(`config.model`, the tokenizer's name or None) of a run, or of the files of a pretrained model."""
+  if folders.is_one(folder):
+    found = checkpoints.open_folder(folder)
+    tokenizer = tokenizer_of(found)
+    return found.model, None if tokenizer is None else tokenizer.name
+  config = config_of(folder)
+  return config['model'], config['data'].get('tokenizer')

@@ -122,13 +122,11 @@ def _packed(array):
 
 def _arrays(saved):
   """(params as nested dicts, codebook) of what `make_tokenizer` packed."""
-  params = {}
-  for path, packed in saved['arrays'].items():
-    array = np.frombuffer(base64.b64decode(packed['float32']), '<f4').reshape(packed['shape'])
-    place, *names = params, *path.split('/')
-    for name in names[:-1]:
-      place = place.setdefault(name, {})
-    place[names[-1]] = array
+  from flax import traverse_util
+
+  array = lambda packed: np.frombuffer(base64.b64decode(packed['float32']), '<f4').reshape(packed['shape'])
+  arrays = {path: array(packed) for path, packed in saved['arrays'].items()}
+  params = traverse_util.unflatten_dict(arrays, sep='/')
   return params['params'], params['codebook']
 
 

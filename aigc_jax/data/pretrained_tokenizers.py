@@ -15,6 +15,7 @@ from aigc_jax.errors import DataError, UsageError, listed
 
 NAME = 'huggingface'
 LIBRARY, SETTINGS, SPECIAL = 'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json'
+MOST = 1 << 24  # tokens
 MASK = '[MASK]'  # in prompts, whatever a tokenizer calls it
 FILES = (LIBRARY, SETTINGS, SPECIAL, 'vocab.json', 'merges.txt', 'vocab.txt', 'tokenizer.model')
 
@@ -116,6 +117,8 @@ def parts(saved) -> dict[str, Any]:
   library.no_truncation()
   library.no_padding()
   vocabulary = library.get_vocab(with_added_tokens=True)
+  if max(vocabulary.values(), default=0) >= MOST:  # a list has a place for each number below
+    raise ValueError(f'it numbers a token {max(vocabulary.values()):,}, and {MOST:,} is too many')
   special = [number for number, token in library.get_added_tokens_decoder().items() if token.special]
   named = lambda name, *usual: next(
     (vocabulary[t] for t in (named_token(saved, name), *usual) if t in vocabulary), None

@@ -1,7 +1,6 @@
 """A folder of Hugging Face as a model config and parameters of ours, and parameters as its tensors."""
 
 import math
-import os
 import pathlib
 import re
 from typing import Any, NamedTuple
@@ -9,14 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from aigc_jax import models, safetensors_file
 from aigc_jax.config import fields_of, fill_in
 from aigc_jax.errors import DataError, UsageError
 from aigc_jax.interop import folders, settings, tables
-from aigc_jax.training.state_leaves import flat
-
-CONFIG = 'config.json'
 
 
 class Row(NamedTuple):
@@ -43,8 +40,8 @@ def open_folder(folder):
   """The Checkpoint of a folder. Raises UsageError, DataError: one line; nothing was allocated."""
   folder = pathlib.Path(folder)
   if not folder.is_dir():
-    raise UsageError(f'{folder}: no such folder; it takes one with {CONFIG} and {folders.WEIGHTS}')
-  path = folders.inside(folder, CONFIG)
+    raise UsageError(f'{folder}: no such folder; it takes one with {folders.CONFIG} and {folders.WEIGHTS}')
+  path = folders.inside(folder, folders.CONFIG)
   config = folders.read_json(path)
   kind = settings.known(path, config)
   tensors = renamed(tables.TABLES[kind], folders.find(folder))
@@ -52,12 +49,11 @@ def open_folder(folder):
   shapes = shapes_of(model)
   rows = rows_of(tables.TABLES[kind], model['name'], shapes)
   wanted = {row.name: shape_in(row, shapes) for row in rows}
-  unread = [
-    n for n in tensors if n not in wanted and any(re.search(p, n) for p in tables.TABLES[kind].unread)
-  ]
+  says_nothing = lambda name: any(re.search(pattern, name) for pattern in tables.TABLES[kind].unread)
+  unread = {name for name in tensors if name not in wanted and says_nothing(name)}
   kept = {name: tensor for name, tensor in tensors.items() if name not in unread}
   folders.check_names(folder, kept, wanted)
-  return Checkpoint(folder, config, model, shapes, rows, kept, unread)
+  return Checkpoint(folder, config, model, shapes, rows, kept, sorted(unread))
 
 
 def renamed(table, tensors):
@@ -76,8 +72,8 @@ def renamed(table, tensors):
 def complete(path, model, tensors):
   """`config.model` with defaults, checked. Raises DataError naming config.json."""
   try:
-    filled = fill_in(fields_of(models.SCHEMAS[model['name']]), without(model, 'name'), 'model')
-    filled = {'name': model['name']} | filled
+    given = {name: value for name, value in model.items() if name != 'name'}
+    filled = {'name': model['name']} | fill_in(fields_of(models.SCHEMAS[model['name']]), given, 'model')
     check_sizes(filled, tensors)
     models.check(filled)
   except UsageError as error:
@@ -94,17 +90,11 @@ def check_sizes(model, tensors):
       raise UsageError(f'config.model.{name}: {value}, but its tensors hold {numbers:,} numbers')
 
 
-def without(mapping, *names):
-  return {name: value for name, value in mapping.items() if name not in names}
-
-
 def shapes_of(model):
   """{path: ShapeDtypeStruct} of the parameters of a complete `config.model`."""
-  module, tokens = models.build(model), jax.ShapeDtypeStruct((1, 1), jnp.int32)
-  made = jax.eval_shape(
-    lambda key, tokens: module.init(key, tokens)['params'], jax.eval_shape(jax.random.key, 0), tokens
-  )
-  return flat(made)
+  key, tokens = jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((1, 1), jnp.int32)
+  params = jax.eval_shape(lambda key, tokens: models.build(model).init(key, tokens)['params'], key, tokens)
+  return traverse_util.flatten_dict(params, sep='/')
 
 
 def rows_of(table, name, shapes):
@@ -141,20 +131,3 @@ def read(checkpoint):
     arrays = {path: np.empty(checkpoint.shapes[path].shape, np.float32) for path in row.paths}
     safetensors_file.read_into(checkpoint.tensors[row.name], views(row, arrays))
     yield from arrays.items()
-
-
-def nested(arrays):
-  """{'a/b': leaf} -> {'a': {'b': leaf}}."""
-  tree = {}
-  for path, leaf in arrays.items():
-    *parents, last = path.split('/')
-    place = tree
-    for parent in parents:
-      place = place.setdefault(parent, {})
-    place[last] = leaf
-  return tree
-
-
-def is_checkpoint(path):
-  """Whether a folder looks like one of Hugging Face, and not like a run of ours."""
-  return os.path.isfile(os.path.join(path, CONFIG)) and not os.path.isdir(os.path.join(path, 'checkpoints'))

@@ -7,7 +7,7 @@ import pathlib
 from aigc_jax.errors import DataError, UsageError, listed, nearest
 from aigc_jax.safetensors_file import DTYPES, read_header
 
-WEIGHTS, INDEX = 'model.safetensors', 'model.safetensors.index.json'
+CONFIG, WEIGHTS, INDEX = 'config.json', 'model.safetensors', 'model.safetensors.index.json'
 PICKLED = ('.bin', '.pt', '.pth', '.ckpt', '.pkl')
 
 
@@ -28,6 +28,15 @@ def inside(folder, name):
       f'{path}: is a link that leads out of the folder, to {path.resolve()}; put the file itself there'
     )
   return path
+
+
+def is_one(folder):
+  """Whether a folder is one of a pretrained model, and no run of ours."""
+  try:
+    config = json.loads((pathlib.Path(folder) / CONFIG).read_bytes())
+  except (OSError, ValueError, RecursionError):
+    return False
+  return isinstance(config, dict) and 'model_type' in config
 
 
 def find(folder):

@@ -43,50 +43,39 @@ GPT2 = Architecture(
   'activation_function',
 )
 
+DECODER_FIELDS = {  # of Llama and Qwen 2; the defaults are Llama's
+  'vocab_size': ('vocabulary_size', 32000),
+  'max_position_embeddings': ('context_length', 2048),
+  'num_hidden_layers': ('layers', 32),
+  'num_attention_heads': ('heads', 32),
+  'num_key_value_heads': ('key_value_heads', None),
+  'head_dim': ('head_width', None),
+  'hidden_size': ('width', 4096),
+  'intermediate_size': ('mlp_width', 11008),
+  'rms_norm_eps': ('normalization_epsilon', 1e-6),
+  'tie_word_embeddings': ('tie_embeddings', False),
+  'initializer_range': ('init_scale', 0.02),
+}
+DECODER_FIXED = {'positions': 'rotary', 'normalization': 'rms_norm', 'activation': 'swiglu'}
+
 LLAMA = Architecture(
   {'LlamaForCausalLM': 'transformer'},
-  {
-    'vocab_size': ('vocabulary_size', 32000),
-    'max_position_embeddings': ('context_length', 2048),
-    'num_hidden_layers': ('layers', 32),
-    'num_attention_heads': ('heads', 32),
-    'num_key_value_heads': ('key_value_heads', None),
-    'head_dim': ('head_width', None),
-    'hidden_size': ('width', 4096),
-    'intermediate_size': ('mlp_width', 11008),
-    'rms_norm_eps': ('normalization_epsilon', 1e-6),
-    'tie_word_embeddings': ('tie_embeddings', False),
-    'initializer_range': ('init_scale', 0.02),
-    'attention_bias': ('bias', False),
-    'mlp_bias': ('mlp_bias', False),
-  },
-  {'positions': 'rotary', 'normalization': 'rms_norm', 'activation': 'swiglu'},
+  DECODER_FIELDS | {'attention_bias': ('bias', False), 'mlp_bias': ('mlp_bias', False)},
+  DECODER_FIXED,
   {'hidden_act': 'silu', 'pretraining_tp': 1},
   '',
 )
 
 QWEN2 = Architecture(
   {'Qwen2ForCausalLM': 'transformer'},
-  {
+  DECODER_FIELDS
+  | {
     'vocab_size': ('vocabulary_size', 151936),
     'max_position_embeddings': ('context_length', 32768),
-    'num_hidden_layers': ('layers', 32),
-    'num_attention_heads': ('heads', 32),
     'num_key_value_heads': ('key_value_heads', 32),
-    'head_dim': ('head_width', None),
-    'hidden_size': ('width', 4096),
     'intermediate_size': ('mlp_width', 22016),
-    'rms_norm_eps': ('normalization_epsilon', 1e-6),
-    'tie_word_embeddings': ('tie_embeddings', False),
-    'initializer_range': ('init_scale', 0.02),
   },
-  {
-    'positions': 'rotary',
-    'normalization': 'rms_norm',
-    'activation': 'swiglu',
-    'bias': False,
-    'query_key_value_bias': True,
-  },
+  DECODER_FIXED | {'bias': False, 'query_key_value_bias': True},
   {'hidden_act': 'silu', 'use_sliding_window': False},
   '',
 )
@@ -111,29 +100,19 @@ ENCODER_FIXED = {
 }
 ENCODER_DEMANDED = {'is_decoder': False, 'add_cross_attention': False, 'position_embedding_type': 'absolute'}
 
-BERT = Architecture(
-  {
-    'BertForMaskedLM': 'transformer_encoder',
-    'BertForPreTraining': 'transformer_encoder',
-    'BertModel': 'transformer_encoder',
-    'BertForSequenceClassification': 'transformer_classifier',
-  },
-  ENCODER_FIELDS,
-  ENCODER_FIXED,
-  ENCODER_DEMANDED,
-  'hidden_act',
-)
-ROBERTA = Architecture(
-  {
-    'RobertaForMaskedLM': 'transformer_encoder',
-    'RobertaModel': 'transformer_encoder',
-    'RobertaForSequenceClassification': 'transformer_classifier',
-  },
-  ENCODER_FIELDS,
-  ENCODER_FIXED,
-  ENCODER_DEMANDED,
-  'hidden_act',
-)
+BERT_CLASSES = {
+  'BertForMaskedLM': 'transformer_encoder',
+  'BertForPreTraining': 'transformer_encoder',
+  'BertModel': 'transformer_encoder',
+  'BertForSequenceClassification': 'transformer_classifier',
+}
+ROBERTA_CLASSES = {
+  'RobertaForMaskedLM': 'transformer_encoder',
+  'RobertaModel': 'transformer_encoder',
+  'RobertaForSequenceClassification': 'transformer_classifier',
+}
+BERT = Architecture(BERT_CLASSES, ENCODER_FIELDS, ENCODER_FIXED, ENCODER_DEMANDED, 'hidden_act')
+ROBERTA = BERT._replace(classes=ROBERTA_CLASSES)
 ARCHITECTURES = {'gpt2': GPT2, 'llama': LLAMA, 'qwen2': QWEN2, 'bert': BERT, 'roberta': ROBERTA}
 
 
@@ -177,11 +156,11 @@ def model_of(path, config, names):
 def name_of(path, kind, config, names):
   """Our model of a checkpoint, by its class and, where it names none, by its tensors."""
   classes, given = ARCHITECTURES[kind].classes, config.get('architectures') or []
-  given = given if isinstance(given, list) else [given]
-  if given and given[0] not in classes:
-    raise UsageError(f'{path}: a {given[0]} is not read here; of {kind} there are {listed(classes)}')
   if given:
-    return classes[given[0]]
+    name = str(given[0] if isinstance(given, list) else given)
+    if name not in classes:
+      raise UsageError(f'{path}: a {name} is not read here; of {kind} there are {listed(classes)}')
+    return classes[name]
   classifies = any(name.startswith('classifier.') for name in names)
   return 'transformer_classifier' if classifies else next(iter(classes.values()))
 
@@ -223,7 +202,10 @@ def rotary(path, config):
   if not isinstance(given, dict) or not isinstance(older, dict):
     raise DataError(f'{path}: rope_parameters is no JSON object')
   given = {'rope_theta': config.get('rope_theta') or 10000.0} | older | given
-  kind, model = given.get('rope_type', given.get('type', 'default')), {'rotary_base': given['rope_theta']}
+  kind, model = (
+    str(given.get('rope_type', given.get('type', 'default'))),
+    {'rotary_base': given['rope_theta']},
+  )
   for key, only in ROTARY_DEMANDED.items():
     if given.get(key, only) not in (only, None):
       raise UsageError(f'{path}: {key} = {given[key]!r} of its rope_parameters is not supported')
@@ -238,6 +220,12 @@ def rotary(path, config):
   return model | {'rotary_scaling': kind}
 
 
+def labels_of(config):
+  """{'0': name} of a classifier's classes; {} where they have none."""
+  labels = config.get('id2label')
+  return labels if isinstance(labels, dict) else {}
+
+
 def encoder(path, kind, config, names, model):
   """What BERT and RoBERTa have besides: heads, and RoBERTa's two positions that no token takes."""
   unused = 0
@@ -249,8 +237,7 @@ def encoder(path, kind, config, names, model):
     raise DataError(f'{path}: max_position_embeddings = {context!r}; it takes a number above {unused}')
   model |= {'context_length': context - unused, 'unused_positions': unused}
   if model['name'] == 'transformer_classifier':
-    labels = config.get('id2label')
-    classes = len(labels) if isinstance(labels, dict) and labels else config.get('num_labels', 2)
+    classes = len(labels_of(config)) or config.get('num_labels', 2)
     return model | {'classes': classes, 'pooling': 'first'}
   has = lambda part: any(part in name for name in names)
   masked = has('cls.predictions.') or has('lm_head.')

@@ -1,13 +1,32 @@
-"""Tokenizers as the files that transformers' AutoTokenizer reads: tokenizer.json and tokenizer_config.json."""
+"""Tokenizers of folders, and ours as files that transformers' AutoTokenizer reads: tokenizer.json and its settings."""
 
 import json
 
+from aigc_jax.data import pretrained_tokenizers, tokenizers
 from aigc_jax.data.pretrained_tokenizers import LIBRARY, NAME, SETTINGS, byte_symbols
-from aigc_jax.data.tokenizers import END_OF_TEXT, MASK, gpt2_library
-from aigc_jax.errors import UsageError
+from aigc_jax.data.tokenizers import END_OF_TEXT, MASK
+from aigc_jax.errors import DataError, UsageError
+from aigc_jax.interop import folders
 
 # the class of transformers that takes tokenizer.json as it is, by the name that all versions know
 TOKENIZER_CLASS = 'PreTrainedTokenizerFast'
+
+
+def tokenizer_of(found):
+  """The Tokenizer of a Checkpoint's folder, or None. Raises DataError where it has tokens that the model has not."""
+  saved = pretrained_tokenizers.read_folder(found.folder, folders.read_json, folders.inside)
+  known = found.model['vocabulary_size']
+  if saved is None and found.config['model_type'] == 'gpt2' and known == 50257:
+    return tokenizers.gpt2()
+  if saved is None:
+    return None
+  tokenizer = tokenizers.pretrained(saved)
+  if tokenizer.vocabulary_size > known:
+    raise DataError(
+      f'{found.folder}: its tokenizer has {tokenizer.vocabulary_size:,} tokens and its model vectors for {known:,}; '
+      'they do not belong together'
+    )
+  return tokenizer
 
 
 def tokenizer_files(tokenizer, context_length):
@@ -68,4 +87,4 @@ def trained(tokenizer):
   from tokenizers import Tokenizer
 
   saved = tokenizer.saved.get('bpe')
-  return gpt2_library() if saved is None else Tokenizer.from_str(json.dumps(saved))
+  return tokenizers.gpt2_library() if saved is None else Tokenizer.from_str(json.dumps(saved))

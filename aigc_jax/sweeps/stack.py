@@ -136,8 +136,10 @@ def first_state(stack):
   state, config = stack.way.init(stack.data.train_batch(0) | stack.resident), stack.config
   if not config['init_from']:
     return state
-  saved, state = initials.saved_params(config), stack.way.together(state)
-  params, frozen = initials.overlay(state.params, saved, lanes=1), initials.placed(saved, stack.target.frozen)
+  initial, state = initials.find(config['init_from']), stack.way.together(state)
+  (params,), frozen = initials.overlay((state.params,), initial, lanes=1), None
+  if stack.target.frozen is not None:
+    frozen = initials.placed(initial, stack.target.frozen)
   average = None if state.average is None else jax.tree.map(jnp.copy, params)
   return stack.way.apart(state._replace(params=params, frozen=frozen, average=average))
 

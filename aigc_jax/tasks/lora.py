@@ -9,6 +9,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
 from aigc_jax.errors import UsageError, listed
 
@@ -37,10 +38,10 @@ def adapt(task, lora):
 
 def make(params, lora, key):
   """Adapters of the kernels that `targets` names, a tree like `params` with 'a' and 'b' in the place of a kernel."""
-  leaves = {path: leaf for path, leaf in paths_of(params).items() if re.search(lora['targets'], path)}
-  matrices = {path: leaf for path, leaf in leaves.items() if leaf.ndim > 1}
+  leaves = traverse_util.flatten_dict(params, sep='/')
+  matrices = {p: leaf for p, leaf in leaves.items() if leaf.ndim > 1 and re.search(lora['targets'], p)}
   if not matrices:
-    kernels = [path for path in paths_of(params) if path.endswith('kernel')]
+    kernels = [path for path in leaves if path.endswith('kernel')]
     raise UsageError(
       f'config.lora.targets: {lora["targets"]!r} matches no kernel; there are {listed(kernels[:4])} ...'
     )
@@ -49,11 +50,8 @@ def make(params, lora, key):
     inputs, outputs = sides(path, kernel)
     bound = 1 / math.sqrt(inputs)
     a = jax.random.uniform(jax.random.fold_in(key, i), (inputs, lora['rank']), kernel.dtype, -bound, bound)
-    place = made
-    for part in path.split('/'):
-      place = place.setdefault(part, {})
-    place |= {'a': a, 'b': jnp.zeros((lora['rank'], outputs), kernel.dtype)}
-  return made
+    made |= {f'{path}/a': a, f'{path}/b': jnp.zeros((lora['rank'], outputs), kernel.dtype)}
+  return traverse_util.unflatten_dict(made, sep='/')
 
 
 def sides(path, kernel):
@@ -79,12 +77,6 @@ def added(params, adapters, scale):
     else:
       made[name] = added(params[name], part, scale)
   return made
-
-
-def paths_of(params):
-  """{'block_0/attention/query/kernel': leaf}."""
-  pairs = jax.tree_util.tree_flatten_with_path(params)[0]
-  return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in pairs}
 
 
 def frozen_pattern(config):

@@ -22,6 +22,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from aigc_jax import files
 from aigc_jax.errors import StorageError, UsageError
@@ -283,16 +284,17 @@ def restore_fields(folder, names, which='latest', warn=print_warning, sharding=N
 
   Returns (step, {name: nested dict of arrays}); a field without leaves (no 'average' is kept) is left out.
   """
-  folder, target = pathlib.Path(folder), {}
+  folder = pathlib.Path(folder)
   step, manifest = find_whole(folder, which, warn)
-  for path, leaf in leaves_of(folder, manifest, names).items():
-    *parents, last = path.split('/')
-    place = target
-    for parent in parents:
-      place = place.setdefault(parent, {})
-    dtype = key_types()[leaf.dtype][0] if leaf.dtype.startswith('key<') else jnp.dtype(leaf.dtype)
-    place[last] = jax.ShapeDtypeStruct(tuple(leaf.shape), dtype, sharding=sharding)
-  return step, load(folder, step, manifest, target)
+  return step, load_fields(folder, step, manifest, names, sharding)
+
+
+def load_fields(folder, step, manifest, names, sharding=None):
+  """{name: nested dict of arrays} of the named fields of a checkpoint that `find_whole` found."""
+  dtype = lambda leaf: key_types()[leaf.dtype][0] if leaf.dtype.startswith('key<') else jnp.dtype(leaf.dtype)
+  shape = lambda leaf: jax.ShapeDtypeStruct(tuple(leaf.shape), dtype(leaf), sharding=sharding)
+  target = {path: shape(leaf) for path, leaf in leaves_of(folder, manifest, names).items()}
+  return load(folder, step, manifest, traverse_util.unflatten_dict(target, sep='/'))
 
 
 def restore_params(folder, which, kept, others=(), warn=print_warning):

@@ -44,14 +44,6 @@ def set_up():
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 
-def with_initial_params(state, config):
-  """The State with the parameters that `config.init_from` names, the frozen ones included."""
-  saved = initials.saved_params(config)
-  params, frozen = (initials.overlay(tree, saved) for tree in (state.params, state.frozen))
-  average = None if state.average is None else jax.tree.map(jnp.copy, params)
-  return state._replace(params=params, frozen=frozen, average=average)
-
-
 def restored_state(prepared, folder, console):
   """(State, step) of the newest good checkpoint, or (None, 0)."""
   checkpoints = folder.path / 'checkpoints'
@@ -65,10 +57,11 @@ def first_state(prepared, config, console):
   """The State before any step."""
   state = prepared.program.init(prepared.floats, prepared.key, prepared.example)
   if config['init_from']:
-    state = with_initial_params(state, config)
-    console.say(
-      initials.told(initials.find(config['init_from']), step.merge_frozen(state.params, state.frozen))
-    )
+    initial = initials.find(config['init_from'])
+    console.say(initials.told(initial, step.merge_frozen(state.params, state.frozen)))
+    params, frozen = initials.overlay((state.params, state.frozen), initial)
+    average = None if state.average is None else jax.tree.map(jnp.copy, params)
+    state = state._replace(params=params, frozen=frozen, average=average)
   return state
 
 

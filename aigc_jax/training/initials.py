@@ -3,18 +3,21 @@
 Heads may be new: what reads the last states, for another task or other classes. So may rows of a larger vocabulary.
 """
 
-import glob
-import os
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from aigc_jax import run
+from aigc_jax.data import tokenizers
 from aigc_jax.errors import UsageError, listed
+from aigc_jax.interop import checkpoints, folders
+from aigc_jax.interop.tokenizer_files import tokenizer_of
 from aigc_jax.tasks import lora
 from aigc_jax.training import checkpoint
 
+TOKENIZER = 'tokenizer.json'  # in the run folder
 HEADS = ('head', 'masked_head', 'pool')
 OWN = (*HEADS, lora.ADAPTERS)  # what a run may have that the other has not
 # parameters with a row or a column for each token -> which axis that is
@@ -28,15 +31,13 @@ BY_TOKEN = {
 
 
 class Initial(NamedTuple):
-  """The checkpoint that `config.init_from` names."""
+  """What `config.init_from` names: a checkpoint of a run, or the files of a pretrained model."""
 
-  run: run.Run
-  which: str  # 'best', 'latest' or a step
-  kept: str  # the field of its State with the parameters to use
-
-  @property
-  def checkpoints(self):
-    return self.run.path / 'checkpoints'
+  path: str  # of the run, or of the files
+  at: str  # where the parameters are
+  tokenizer: Any  # Tokenizer, or None
+  leaves: dict  # {path: Leaf} of the parameters
+  arrays: Callable  # () -> pairs of a path and its array, one after another
 
 
 class Plan(NamedTuple):
@@ -49,37 +50,45 @@ class Plan(NamedTuple):
 
 
 def find(path):
-  """The Initial of `config.init_from`, None for ''. Raises UsageError."""
+  """The Initial of `config.init_from`, None for ''. Raises UsageError, DataError."""
   if not path:
     return None
   folder, which = run.of_checkpoint(path)
-  if os.path.isfile(os.path.join(folder, 'config.json')) and glob.glob(
-    os.path.join(glob.escape(folder), '*.safetensors')
-  ):
-    raise UsageError(
-      f'config.init_from: {folder} holds the files of a pretrained model; make a run of it by `aigc import {folder} '
-      'runs/NAME`, and start from that'
-    )
+  return of_files(folder) if folders.is_one(folder) else of_run(folder, which)
+
+
+def of_files(folder):
+  found = checkpoints.open_folder(folder)
+  leaves = {path: checkpoint.described(shape) for path, shape in found.shapes.items()}
+  return Initial(folder, folder, tokenizer_of(found), leaves, lambda: checkpoints.read(found))
+
+
+def of_run(folder, which):
   try:
     found = run.open_run(folder)
   except UsageError as error:
     raise UsageError(f'config.init_from: {error}') from None
-  if not checkpoint.steps(found.path / 'checkpoints'):
-    raise UsageError(f'config.init_from: {path} has no checkpoint yet')
-  return Initial(found, which, kept_field(found.config))
+  place = found.path / 'checkpoints'
+  if not checkpoint.steps(place):
+    raise UsageError(f'config.init_from: {folder} has no checkpoint yet')
+  at, manifest = checkpoint.find_whole(place, which, checkpoint.print_warning)
+  kept, config = kept_field(found.config), found.config
+  fields, file = (kept, checkpoint.FROZEN), found.path / TOKENIZER
+  saved = checkpoint.leaves_of(place, manifest, fields)
+
+  def arrays():
+    loaded = checkpoint.load_fields(place, at, manifest, fields)
+    params = checkpoint.merge(loaded.get(kept, {}), loaded.get(checkpoint.FROZEN, {}))
+    return checkpoint.flat(lora.whole(params, config.get('lora'))).items()
+
+  leaves = {path.partition('/')[2]: leaf for path, leaf in saved.items()}
+  tokenizer = tokenizers.load(file) if file.exists() else None
+  return Initial(str(found.path), str(place / str(at)), tokenizer, leaves, arrays)
 
 
 def kept_field(config):
   """The field of State with the parameters to use: their moving average where one is kept."""
   return 'params' if config['optimizer'].get('average') is None else 'average'
-
-
-def saved_leaves(initial):
-  """(step, {path: Leaf}) of the parameters there."""
-  folder, kept = initial.checkpoints, f'{initial.kept}/'
-  at, manifest = checkpoint.find_whole(folder, initial.which, checkpoint.print_warning)
-  saved = checkpoint.leaves_of(folder, manifest, (initial.kept, 'frozen'))
-  return at, {path.removeprefix(kept).removeprefix('frozen/'): leaf for path, leaf in saved.items()}
 
 
 def plan(saved, wanted):
@@ -111,63 +120,59 @@ def by_token(saved, size):
 
 def check(initial, params):
   """Raises UsageError where a parameter, a tree of shapes, cannot begin as it is there, and is no head's."""
-  at, saved = saved_leaves(initial)
   wanted = {path: checkpoint.described(leaf) for path, leaf in checkpoint.flat(params).items()}
-  found = plan(saved, wanted)
+  found = plan(initial.leaves, wanted)
   settled = {*found.rows, *found.new, *found.left}
-  there, here = ({p: leaf for p, leaf in leaves.items() if p not in settled} for leaves in (saved, wanted))
-  named = lambda leaves: {f'params/{path}': leaf for path, leaf in leaves.items()}
-  checkpoint.check_leaves(initial.checkpoints / str(at), named(there), named(here))
+  named = lambda leaves: {f'params/{path}': leaf for path, leaf in leaves.items() if path not in settled}
+  checkpoint.check_leaves(initial.at, named(initial.leaves), named(wanted))
 
 
-def overlay(params, saved, lanes=0):
-  """Parameters of a fresh state, with those that a checkpoint has in their places.
+def overlay(trees, initial, lanes=0):
+  """Parameters of a fresh state, with those that an Initial has in their places, put there one after another.
 
   Args:
-    params: tree of arrays, each where it belongs. saved: nested dicts of arrays. lanes: how many axes at the front of
-      `params` number lanes, which all begin alike but for what is new.
+    trees: of arrays, each where it belongs; together they have each parameter once.
+    lanes: how many axes at the front of the arrays number lanes, which all begin alike but for what is new.
+
+  Returns:
+    Such trees.
   """
-  fresh, saved = checkpoint.flat(params), checkpoint.flat(saved)
+  made = {path: leaf for tree in trees for path, leaf in checkpoint.flat(tree).items()}
   shape = lambda leaf: jax.ShapeDtypeStruct(leaf.shape[lanes:], leaf.dtype)
-  found = plan(saved, {path: shape(leaf) for path, leaf in fresh.items()})
-  made = dict(fresh)
-  for path in found.whole:
-    made[path] = jax.device_put(jnp.broadcast_to(saved[path], fresh[path].shape), fresh[path].sharding)
-  for path, (axis, count) in found.rows.items():
-    part = tuple(slice(count) if i == axis else slice(None) for i in range(saved[path].ndim))
-    place = (slice(None),) * lanes + part
-    made[path] = jax.device_put(fresh[path].at[place].set(saved[path][part]), fresh[path].sharding)
-  return jax.tree.unflatten(jax.tree.structure(params), [made[path] for path in fresh])
+  found = plan(initial.leaves, {path: shape(leaf) for path, leaf in made.items()})
+  whole = set(found.whole)
+  for path, array in initial.arrays():
+    if path in whole:
+      array = jnp.broadcast_to(array, made[path].shape) if lanes else array
+      made[path] = jax.device_put(array, made[path].sharding)
+    elif path in found.rows:
+      axis, count = found.rows[path]
+      part = tuple(slice(count) if i == axis else slice(None) for i in range(array.ndim))
+      place = (slice(None),) * lanes + part
+      made[path] = jax.device_put(made[path].at[place].set(array[part]), made[path].sharding)
+  return [jax.tree.unflatten(jax.tree.structure(t), [made[p] for p in checkpoint.flat(t)]) for t in trees]
 
 
-def saved_params(config):
-  """Nested dicts of the parameters that `config.init_from` names."""
-  initial = find(config['init_from'])
-  _, params, _ = checkpoint.restore_params(initial.checkpoints, initial.which, initial.kept)
-  return lora.whole(params, initial.run.config.get('lora'))
-
-
-def placed(saved, target):
-  """Parameters that are all as a checkpoint has them, where `target`, a tree of shapes with shardings, says.
+def placed(initial, target):
+  """Parameters that are all as an Initial has them, where `target`, a tree of shapes with shardings, says.
 
   Raises UsageError where one is new: lanes share what never changes.
   """
-  saved, wanted = checkpoint.flat(saved), checkpoint.flat(target)
-  whole = set(plan(saved, wanted).whole)
+  wanted = checkpoint.flat(target)
+  whole = set(plan(initial.leaves, wanted).whole)
   if new := [path for path in wanted if path not in whole]:
     raise UsageError(
       f'config.training.freeze: {new[0]!r} is new, and would never learn; leave it out of the pattern'
     )
-  leaves = [jax.device_put(saved[path], leaf.sharding) for path, leaf in wanted.items()]
-  return jax.tree.unflatten(jax.tree.structure(target), leaves)
+  found = {p: jax.device_put(array, wanted[p].sharding) for p, array in initial.arrays() if p in whole}
+  return jax.tree.unflatten(jax.tree.structure(target), [found[path] for path in wanted])
 
 
 def told(initial, params):
   """For people: what of the parameters, a tree, comes from there."""
-  _, saved = saved_leaves(initial)
-  found = plan(saved, checkpoint.flat(params))
+  found = plan(initial.leaves, checkpoint.flat(params))
   parts = lambda paths: listed(dict.fromkeys(path.split('/')[0] for path in paths))
-  line = f'starting from the parameters of {initial.run.path}'
+  line = f'starting from the parameters of {initial.path}'
   if found.new:
     line += f'; new: {parts(found.new)}'
   left = [path for path in found.left if not path.startswith(f'{lora.ADAPTERS}/')]  # these are added in

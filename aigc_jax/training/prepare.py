@@ -12,9 +12,9 @@ from aigc_jax.data import image_codes, tokenizers
 from aigc_jax.errors import DataError, UsageError, listed, nearest
 from aigc_jax.task import Task
 from aigc_jax.training import attention, checkpoint, initials, mesh, optimizer, step
+from aigc_jax.training.initials import TOKENIZER
 
 FACTS = 'data.json'  # in the run folder: what the data was when the run began
-TOKENIZER = 'tokenizer.json'
 
 
 class Experiment(NamedTuple):
@@ -83,33 +83,33 @@ def find_tokenizer(config, folder, initial):
   named = 'tokenizer' in data.FORMS[form].kept
   if folder is not None and ((named and has_begun(folder)) or (folder.path / TOKENIZER).exists()):
     return tokenizers.load(folder.path / TOKENIZER)
-  if initial is None or not named or not (initial.run.path / TOKENIZER).exists():
+  if initial is None or not named or initial.tokenizer is None:
     return image_tokenizer(config['data']['source']) if form == 'image_tokens' else None
-  found = tokenizers.load(initial.run.path / TOKENIZER)
-  check_initial_tokenizer(config, initial, found, form)
-  return found
+  check_initial_tokenizer(config, initial, form)
+  return initial.tokenizer
 
 
-def check_initial_tokenizer(config, initial, found, form):
+def check_initial_tokenizer(config, initial, form):
   """Raises UsageError where the run to start from learned other symbols than the config asks for."""
-  source, images = config['data']['source'], found.name == image_codes.NAME
+  found, source = initial.tokenizer, config['data']['source']
+  images = found.name == image_codes.NAME
   if images != (form == 'image_tokens'):
     what = 'codes of images' if images else 'text'
     raise UsageError(
-      f'config.init_from: {initial.run.path} was trained on {what}, and config.data.source is {source!r}; '
+      f'config.init_from: {initial.path} was trained on {what}, and config.data.source is {source!r}; '
       'start from a run on data of the same kind'
     )
   if images:
     there = os.path.isdir(source.partition(':')[2])  # it may be gone
     if there and image_tokenizer(source).sha256 != found.sha256:
       raise UsageError(
-        f'config.init_from: {initial.run.path} was trained on the codes of another autoencoder than {source!r}; '
+        f'config.init_from: {initial.path} was trained on the codes of another autoencoder than {source!r}; '
         'use the same, or leave init_from unset'
       )
     return
   if found.name != (wanted := config['data']['tokenizer']):
     raise UsageError(
-      f'config.data.tokenizer: {wanted!r}, but {initial.run.path}, which config.init_from names, has {found.name!r}; '
+      f'config.data.tokenizer: {wanted!r}, but {initial.path}, which config.init_from names, has {found.name!r}; '
       f'use --config.data.tokenizer={found.name}'
     )
 

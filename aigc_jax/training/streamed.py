@@ -28,7 +28,7 @@ def save(folder, shapes, arrays):
   Raises StorageError.
   """
   with files.storage_errors(folder):
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
   entries = {f'{FIELD}/{path}': Entry('F32', tuple(shape.shape)) for path, shape in shapes.items()}
   with Writer(folder / FILE, entries) as file:
     for path, array in arrays:

@@ -16,6 +16,7 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from aigc_jax import models
 from aigc_jax.interop import checkpoints
@@ -28,7 +29,10 @@ CONFIGURATIONS, TOLERANCE = 20, 1e-4  # float32 sums of other orders differ by 1
 def ours(folder, tokens, mask):
   """As `peers.run`, of the imported model."""
   found = checkpoints.open_folder(folder)
-  module, params = models.build(found.model), checkpoints.nested(dict(checkpoints.read(found)))
+  module, params = (
+    models.build(found.model),
+    traverse_util.unflatten_dict(dict(checkpoints.read(found)), sep='/'),
+  )
   inputs, method = {'segments': mask.astype(np.int32)}, '__call__'
   if found.model['name'] == 'transformer_classifier':
     inputs = {'lengths': mask.sum(1)}

@@ -8,8 +8,9 @@ import torch
 import transformers
 
 import aigc_jax
+from aigc_jax import exporting
 from aigc_jax.errors import UsageError
-from aigc_jax.interop import exporting, importing
+from aigc_jax.schemas import resolved
 from tests import tiny
 from tests.interop import peers
 
@@ -130,9 +131,7 @@ def test_a_model_without_a_counterpart_is_refused():
     'model.positions': {'positions': 'none'},
   }
   for field, model in cases.items():
-    complete = importing.resolved({'task': {'name': 'language'}, 'model': {'name': 'transformer'} | model})[
-      'model'
-    ]
+    complete = resolved({'task': {'name': 'language'}, 'model': {'name': 'transformer'} | model})['model']
     with pytest.raises(UsageError, match=rf'^config\.{field}: .* cannot be exported'):
       exporting.kind_for(complete)
 

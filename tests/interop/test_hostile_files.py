@@ -21,7 +21,7 @@ def folder(tmp_path):
   return tmp_path / 'model'
 
 
-def rewrite(folder, change, **metadata):
+def rewrite(folder, change):
   """Reads the tensors, changes their dict, and writes them again."""
   path = folder / 'model.safetensors'
   tensors = safetensors.numpy.load_file(path)
@@ -74,6 +74,11 @@ def pickled(folder):
   (folder / 'pytorch_model.bin').write_bytes(b'\x80\x04')
 
 
+def numbered(number):
+  """A tokenizer.json of one word."""
+  return {'version': '1.0', 'model': {'type': 'WordLevel', 'vocab': {'a': number}, 'unk_token': 'a'}}
+
+
 NAME = 'model.layers.0.self_attn.q_proj.weight'
 CASES = {
   'a header of 2^62 bytes': (huge_header, 'no whole safetensors file: header too large'),
@@ -122,6 +127,15 @@ CASES = {
   'a config that is a list': (lambda f: (f / 'config.json').write_text('[]'), 'names no "model_type"'),
   'another architecture': (lambda f: config(f, model_type='mamba'), "model_type 'mamba' is not read here"),
   'another class': (lambda f: config(f, architectures=['LlamaForTokenClassification']), 'is not read here'),
+  'a class that is an object': (lambda f: config(f, architectures=[{}]), 'is not read here'),
+  'a scaling that is a list': (
+    lambda f: config(f, rope_parameters={'rope_type': ['yarn']}),
+    'is not supported; there are',
+  ),
+  'a token of number 2^31': (
+    lambda f: (f / 'tokenizer.json').write_text(json.dumps(numbered(2**31))),
+    'its tokenizer cannot be used: it numbers a token 2,147,483,648',
+  ),
   'no config': (lambda f: os.remove(f / 'config.json'), 'config.json: no such file'),
   'a billion layers': (
     lambda f: config(f, num_hidden_layers=10**9),

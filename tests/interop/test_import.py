@@ -32,12 +32,14 @@ def test_logits_of_many_configurations_are_those_of_transformers(architecture, t
   jax.clear_caches()
 
 
+LAYERED = next(seed for seed in range(20) if peers.make('llama', seed).config.num_hidden_layers == 3)
+
+
 def test_the_first_wrong_layer_is_named(tmp_path, monkeypatch):
-  """Seed 8 is a Llama of several layers; the second reads another matrix for its keys."""
+  """The second of three layers reads another matrix for its keys."""
   original = peers.save
 
   def save(model, folder):
-    assert model.config.num_hidden_layers == 3
     with torch.no_grad():
       original(model, folder)
       path = folder / 'model.safetensors'
@@ -48,9 +50,6 @@ def test_the_first_wrong_layer_is_named(tmp_path, monkeypatch):
   monkeypatch.setattr(peers, 'save', save)
   with pytest.raises(AssertionError, match='the first wrong layer is block_1'):
     logit_equality.difference('llama', LAYERED, 'right', tmp_path)
-
-
-LAYERED = next(seed for seed in range(20) if peers.make('llama', seed).config.num_hidden_layers == 3)
 
 
 def flat_equal(a, b):
@@ -159,6 +158,36 @@ def test_an_import_cannot_be_resumed_and_says_how_to_train(gpt2_folder, tmp_path
   with pytest.raises(UsageError, match='holds a run already'):
     aigc_jax.from_pretrained(gpt2_folder, tmp_path / 'run', quiet=True)
   assert run.parameter_count  # which is still there
+
+
+def test_a_run_starts_from_the_files_as_from_their_import(gpt2_folder, tmp_path):
+  """Settings, tokenizer and parameters; and a folder that cannot be read is one line."""
+  config = {
+    'task': {'name': 'language'},
+    'data': {'source': tiny.write_corpus(tmp_path / 'words.txt'), 'sequence_length': 16, 'batch_size': 4},
+    'optimizer': {'learning_rate': 0.0},
+    'training': {'steps': 1, 'evaluate_every': None, 'sample_every': None, 'tensorboard': False},
+    'init_from': str(gpt2_folder),
+  }
+  start = aigc_jax.from_pretrained(gpt2_folder, tmp_path / 'start', quiet=True)
+  run = aigc_jax.train(config, tmp_path / 'run', quiet=True)
+  assert run.config['model'] == start.config['model']
+  assert run.tokenizer.sha256 == start.tokenizer.sha256
+  jax.tree.map(np.testing.assert_array_equal, run.params, start.params)
+  (tmp_path / 'broken').mkdir()
+  (tmp_path / 'broken' / 'config.json').write_text((gpt2_folder / 'config.json').read_text())
+  with pytest.raises(UsageError, match=r'has neither model\.safetensors nor'):
+    aigc_jax.train(config | {'init_from': str(tmp_path / 'broken')}, tmp_path / 'other', quiet=True)
+  assert not (tmp_path / 'other').exists()
+
+
+def test_an_import_that_was_killed_is_done_again(gpt2_folder, tmp_path):
+  run = aigc_jax.from_pretrained(gpt2_folder, tmp_path / 'run', quiet=True)
+  manifest = tmp_path / 'run/checkpoints/0/manifest.json'  # written last
+  manifest.unlink()
+  again = aigc_jax.from_pretrained(gpt2_folder, tmp_path / 'run', quiet=True)
+  assert manifest.exists()
+  assert again.parameter_count == aigc_jax.load_run(run.path).parameter_count
 
 
 def test_a_checkpoint_imported_fine_tuned_and_exported_writes_the_same_in_transformers(gpt2_folder, tmp_path):

@@ -157,7 +157,7 @@ def test_another_run_starts_with_them_added_in(tuned, source, tmp_path):
     np.testing.assert_array_equal(ours[path], leaf, err_msg=path)
 
 
-def test_a_killed_run_goes_on_bit_for_bit(tuned, base, source, tmp_path):
+def test_a_run_made_longer_goes_on_bit_for_bit(base, source, tmp_path):
   """Of three steps taken at once, and of two and then one."""
   whole = aigc_jax.train(tuned_config(base, source, training={'steps': 3}), tmp_path / 'whole', quiet=True)
   parts = aigc_jax.train(tuned_config(base, source), tmp_path / 'parts', quiet=True)
@@ -165,6 +165,15 @@ def test_a_killed_run_goes_on_bit_for_bit(tuned, base, source, tmp_path):
   ours, theirs = saved_in(parts, 3)['params'], saved_in(whole, 3)['params']
   for path in theirs:
     np.testing.assert_array_equal(ours[path], theirs[path])
+
+
+def test_an_evaluation_has_them_added_in(base, source, tmp_path):
+  """Of the finished run, as while it trained."""
+  config = tuned_config(base, source, training={'evaluate_every': 2}, optimizer={'learning_rate': 1.0})
+  run = aigc_jax.train(config, tmp_path / 'run', quiet=True)
+  (trained,) = (row['validation/loss'] for row in run.metrics if 'validation/loss' in row)
+  assert run.evaluate()['loss'] == pytest.approx(trained, rel=1e-5)
+  assert trained != pytest.approx(base.evaluate()['loss'], rel=1e-3)  # they did learn something
 
 
 def test_other_parameters_learn_besides_where_they_are_named(base, source, tmp_path):

@@ -1,8 +1,5 @@
 """Runs that start from another's parameters: its settings, a new head, another vocabulary, as far as they fit."""
 
-import dataclasses
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,15 +97,13 @@ def test_what_is_frozen_is_theirs_and_the_head_learns(masked, tmp_path):
 
 
 def test_lanes_begin_alike_but_for_what_is_new():
-  fresh = {
-    'embed': {'token': jnp.arange(24.0).reshape(2, 6, 2)},
-    'head': {'kernel': jnp.arange(8.0).reshape(2, 2, 2)},
-  }
-  saved = {'embed': {'token': -jnp.ones((4, 2))}, 'masked_head': {'bias': jnp.zeros(4)}}
-  found = initials.overlay(fresh, saved, lanes=1)
+  tokens, kernel = jnp.arange(24.0).reshape(2, 6, 2), jnp.arange(8.0).reshape(2, 2, 2)
+  saved = {'embed/token': -np.ones((4, 2), np.float32), 'masked_head/bias': np.zeros(4, np.float32)}
+  there = initials.Initial('', '', None, saved, saved.items)
+  (found,) = initials.overlay(({'embed': {'token': tokens}, 'head': {'kernel': kernel}},), there, lanes=1)
   np.testing.assert_array_equal(found['embed']['token'][:, :4], -np.ones((2, 4, 2)))
-  np.testing.assert_array_equal(found['embed']['token'][:, 4:], fresh['embed']['token'][:, 4:])
-  np.testing.assert_array_equal(found['head']['kernel'], fresh['head']['kernel'])
+  np.testing.assert_array_equal(found['embed']['token'][:, 4:], tokens[:, 4:])
+  np.testing.assert_array_equal(found['head']['kernel'], kernel)
 
 
 def test_columns_of_classes_are_no_tokens():
@@ -124,13 +119,3 @@ def test_columns_of_classes_are_no_tokens():
     {'embed/token': leaf(11, 2), 'head/kernel': leaf(2, 11)},
   )
   assert tokens.rows == {'embed/token': (0, 9), 'head/kernel': (1, 9)}
-
-
-def test_pretrained_files_are_to_be_imported_first(masked, tmp_path):
-  files = tmp_path / 'files'
-  files.mkdir()
-  (files / 'model.safetensors').write_bytes(b'')
-  (files / 'config.json').write_text(json.dumps({'model_type': 'bert'}))
-  gone = dataclasses.make_dataclass('Run', ['path'])(files)
-  with pytest.raises(UsageError, match=r'config\.init_from: .* make a run of it by `aigc import'):
-    start(gone, tmp_path)

@@ -9,7 +9,8 @@ import numpy as np
 
 from aigc_jax import files
 from aigc_jax.errors import UsageError, listed
-from aigc_jax.interop import checkpoints, folders, importing, settings, tables
+from aigc_jax.importing import ORIGIN
+from aigc_jax.interop import checkpoints, folders, settings, tables
 from aigc_jax.interop.tokenizer_files import tokenizer_files
 from aigc_jax.models import blocks
 from aigc_jax.safetensors_file import Entry, Writer
@@ -39,7 +40,7 @@ def export(run, folder):
   model = run.config['model']
   kind = origin['config']['model_type'] if origin else kind_for(model)
   config, dtypes = config_of(kind, run, origin.get('config', {})), origin.get('dtypes', {})
-  texts = {checkpoints.CONFIG: config} | tokenizer_files(run.tokenizer, model.get('context_length'))
+  texts = {folders.CONFIG: config} | tokenizer_files(run.tokenizer, model.get('context_length'))
   params = {path: np.asarray(leaf) for path, leaf in flat(jax.device_get(run.params)).items()}
   table = tables.TABLES[kind]
   rows = checkpoints.rows_of(table, model['name'], params)
@@ -59,7 +60,7 @@ def export(run, folder):
 
 def origin_of(path):
   """What the import kept of a run's origin; {} for a run that was trained here."""
-  path = os.path.join(path, importing.ORIGIN)
+  path = os.path.join(path, ORIGIN)
   return files.read_json(path) if os.path.exists(path) else {}
 
 

@@ -1,19 +1,18 @@
 """A folder of Hugging Face -> an ordinary run folder, without torch or transformers at any time."""
 
+import math
 import os
 import pathlib
 
-import numpy as np
-
 from aigc_jax import files
 from aigc_jax import run as run_folder
-from aigc_jax.data import pretrained_tokenizers, tokenizers
 from aigc_jax.environment import environment
-from aigc_jax.errors import DataError, UsageError
-from aigc_jax.interop import checkpoints, folders
+from aigc_jax.errors import UsageError
+from aigc_jax.interop import checkpoints, settings
+from aigc_jax.interop.tokenizer_files import tokenizer_of
 from aigc_jax.schemas import resolved
 from aigc_jax.tasks import KINDS
-from aigc_jax.training import experiment, prepare, streamed
+from aigc_jax.training import checkpoint, experiment, prepare, streamed
 
 ORIGIN = 'huggingface.json'  # in the run folder: config.json as it was, and the types of the weights
 LONGEST = 1024  # tokens of a row of data, unless it is set otherwise
@@ -38,7 +37,7 @@ def import_folder(source, workdir=None, say=print):
     run_folder.create(workdir, config, label=os.path.basename(os.path.abspath(source))) as folder,
   ):
     made(folder)
-    if (folder.path / 'checkpoints').exists():
+    if checkpoint.steps(folder.path / 'checkpoints'):  # an import that was killed left none
       raise UsageError(f'{folder.path}: holds a run already; choose another folder')
     say(f'reading {found.folder}')
     streamed.save(folder.path / 'checkpoints' / '0', found.shapes, checkpoints.read(found))
@@ -76,23 +75,6 @@ def local(source):
     raise UsageError(f'{source}: no such folder, and the hub did not give it: {reason}') from None
 
 
-def tokenizer_of(found):
-  """The Tokenizer of a Checkpoint's folder, or None. Raises DataError where it has tokens that the model has not."""
-  saved = pretrained_tokenizers.read_folder(found.folder, folders.read_json, folders.inside)
-  known = found.model['vocabulary_size']
-  if saved is None and found.config['model_type'] == 'gpt2' and known == 50257:
-    return tokenizers.gpt2()
-  if saved is None:
-    return None
-  tokenizer = tokenizers.pretrained(saved)
-  if tokenizer.vocabulary_size > known:
-    raise DataError(
-      f'{found.folder}: its tokenizer has {tokenizer.vocabulary_size:,} tokens and its model vectors for {known:,}; '
-      'they do not belong together'
-    )
-  return tokenizer
-
-
 def config_of(found, tokenizer):
   """The config of the run, without defaults."""
   model = found.model
@@ -118,7 +100,7 @@ def facts_of(found, tokenizer, config):
   if tokenizer is not None:
     facts |= {'tokenizer': tokenizer.name, 'vocabulary_size': tokenizer.vocabulary_size}
   if 'classes' in found.model:
-    labels = found.config.get('id2label') or {}
+    labels = settings.labels_of(found.config)
     names = [str(labels.get(str(i), f'LABEL_{i}')) for i in range(found.model['classes'])]
     facts |= {'classes': found.model['classes'], 'class_names': names}
   return facts
@@ -126,7 +108,7 @@ def facts_of(found, tokenizer, config):
 
 def tell(found, folder, tokenizer, say):
   """What was made of it, and what to type next."""
-  count = sum(int(np.prod(shape.shape)) for shape in found.shapes.values())
+  count = sum(math.prod(shape.shape) for shape in found.shapes.values())
   say(f'{found.config["model_type"]}: {found.model["name"]}, {count:,} parameters; run folder: {folder.path}')
   if found.unread:
     more = f' and {len(found.unread) - 1} more' if len(found.unread) > 1 else ''
