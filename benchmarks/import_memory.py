@@ -42,8 +42,9 @@ def write_checkpoint(folder, octets):
   config = {'model_type': 'gpt2', 'architectures': ['GPT2LMHeadModel'], 'vocab_size': VOCABULARY}
   config |= {'n_positions': CONTEXT, 'n_embd': WIDTH, 'n_layer': layers, 'n_head': HEADS}
   (folder / 'config.json').write_text(json.dumps(config))
-  model = checkpoints.without(settings.model_of(folder / 'config.json', config, []), 'name')
-  model = {'name': 'transformer'} | fill_in(fields_of(models.SCHEMAS['transformer']), model, 'model')
+  model = settings.model_of(folder / 'config.json', config, [])
+  name = model.pop('name')
+  model = {'name': name} | fill_in(fields_of(models.SCHEMAS[name]), model, 'model')
   shapes = checkpoints.shapes_of(model)
   rng, rows = np.random.default_rng(0), checkpoints.rows_of(tables.GPT2, 'transformer', shapes)
   shapes = {row.name: checkpoints.shape_in(row, shapes) for row in rows}
