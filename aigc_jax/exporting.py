@@ -40,7 +40,8 @@ def export(run, folder):
   model = run.config['model']
   kind = origin['config']['model_type'] if origin else kind_for(model)
   config, dtypes = config_of(kind, run, origin.get('config', {})), origin.get('dtypes', {})
-  texts = {folders.CONFIG: config} | tokenizer_files(run.tokenizer, model.get('context_length'))
+  context, template = model.get('context_length'), run.config['data'].get('source_template')
+  texts = {folders.CONFIG: config} | tokenizer_files(run.tokenizer, context, template)
   params = {path: np.asarray(leaf) for path, leaf in flat(jax.device_get(run.params)).items()}
   table = tables.TABLES[kind]
   rows = checkpoints.rows_of(table, model['name'], params)

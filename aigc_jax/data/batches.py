@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from aigc_jax.config import fields_of, fill_in, find_field
-from aigc_jax.errors import DataError
+from aigc_jax.errors import DataError, UsageError
 
 # Of the one shuffle before a split: the same for every data.seed, so that runs can be compared.
 SPLIT_SEED = 0
@@ -20,6 +20,17 @@ def checked(schema, data_config: dict[str, Any]) -> dict[str, Any]:
   for name in data_config:
     find_field({'data': fields}, f'data.{name}')
   return fill_in(fields, data_config, 'data')
+
+
+def room(config: dict[str, Any], tokenizer) -> int:
+  """Tokens of a text for which `config.data.sequence_length` has room within the tokenizer's frame, or UsageError."""
+  length, frame = config['sequence_length'], len(tokenizer.prefix) + len(tokenizer.suffix)
+  if length <= frame:
+    raise UsageError(
+      f'config.data.sequence_length: {length} leaves no room between the {frame} tokens that stand around a text; use '
+      f'{frame + 1} or more'
+    )
+  return length - frame
 
 
 def shuffled_rows(count: int, batch_size: int, seed: int) -> Callable[..., tuple[np.ndarray, np.ndarray]]:

@@ -20,7 +20,7 @@ from aigc_jax.data.sources import Piece, Source, open_source
 from aigc_jax.data.tokenizers import Tokenizer
 from aigc_jax.errors import DataError, StorageError
 
-FORMAT = 3  # of the cached arrays
+FORMAT = 4  # of the cached arrays
 CACHED_FROM = 8 << 20  # bytes of text; less is tokenized at each start
 BATCH_CHARACTERS = 1 << 22  # given to the tokenizer at once, for its threads
 

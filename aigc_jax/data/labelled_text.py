@@ -15,7 +15,7 @@ from aigc_jax.config import Positive, Range
 from aigc_jax.data import batches, records, sources, tokenizers
 from aigc_jax.data.pipeline import Dataset
 from aigc_jax.data.tokenizers import Tokenizer
-from aigc_jax.errors import DataError, UsageError, listed, nearest
+from aigc_jax.errors import DataError, listed, nearest
 
 KINDS = records.KINDS | {'bundled': 'bundled:song_ci'}
 BUNDLED = {name: found for name, found in sources.BUNDLED.items() if found[0].endswith('.jsonl.gz')}
@@ -141,17 +141,12 @@ def _dataset(config, tokenizer, class_names, train, validation, facts):
 def _arrays(config, tokenizer, class_names, examples):
   """Inputs, lengths and labels of all examples, and how many texts are cut."""
   records.check_alphabet(tokenizer, ((example.text, example.where) for example in examples))
-  length, places = config['sequence_length'], {name: i for i, name in enumerate(class_names)}
+  length, room = config['sequence_length'], batches.room(config, tokenizer)
+  places = {name: i for i, name in enumerate(class_names)}
   inputs = np.zeros((len(examples), length), np.int32)  # [texts, time]
   lengths, labels = (np.zeros(len(examples), np.int32) for _ in range(2))
   cut = 0
   ids = tokenizer.encode_all([example.text for example in examples])
-  room = length - len(tokenizer.prefix) - len(tokenizer.suffix)
-  if room < 1:
-    raise UsageError(
-      f'config.data.sequence_length: {length} leaves no room between the {length - room} tokens that stand around a '
-      f'text; use {length - room + 1} or more'
-    )
   for i, (tokens, example) in enumerate(zip(ids, examples, strict=True)):
     if example.label not in places:
       hint = nearest(example.label, class_names) or f'there are {listed(class_names[:8])}'

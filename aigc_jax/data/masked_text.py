@@ -1,5 +1,8 @@
 """Text as batches of tokens to be hidden and found again: windows or packed documents, and where words begin.
 
+Where a pretrained model's tokenizer has a frame for texts, BERT's [CLS] and [SEP], windows stand within it, and so do
+documents; of one that is longer than a row the first part has the frame's begin and the last its end.
+
 A word is what white space sets apart, with the white space before it, as in byte-level BPE's own tokens; a Chinese,
 Japanese kanji or Korean hanja character is a word of its own, as in BERT's vocabularies (Devlin et al. 2019).
 """
@@ -31,7 +34,7 @@ class MaskedTextData:
   validation_source: str | None = None  # None: the last part of `source`
   validation_fraction: Annotated[float, Range('in (0, 1)', above=0, below=1)] = 0.1
   tokenizer: str = 'characters'  # characters, bytes, bpe:SIZE, gpt2; a mask token is added
-  sequence_length: Annotated[int, Positive] = 128  # tokens
+  sequence_length: Annotated[int, Positive] = 128  # tokens, with those of a frame
   batch_size: Annotated[int, Positive] = 8  # rows of a step, over all devices and microbatches
   # stream: windows of the text, shuffled; documents: whole documents, several to a row
   packing: Literal['stream', 'documents'] = 'stream'
@@ -62,19 +65,20 @@ def _load(config, tokenizer, train):
   text = corpus.read(config, plain, train)
   length, batch_size, seed = config['sequence_length'], config['batch_size'], config['seed'] % 2**64
   tokenizer = tokenizers.with_mask(text.tokenizer)
+  room = length if config['packing'] == 'documents' else batches.room(config, tokenizer)
   facts = text.facts | {'sequence_length': length, 'vocabulary_size': tokenizer.vocabulary_size}
   parts = {name: _with_begins(split, text.tokenizer) for name, split in text.splits.items()}
-  rows_of = lambda part, cut: _read(
-    pipeline.packed_rows(part, length) if config['packing'] == 'documents' else cut(part)
+  rows_of = lambda part, cut: (
+    _packed(part, tokenizer, length) if config['packing'] == 'documents' else _framed(cut(part), tokenizer)
   )
   train_batch = batches.no_training
   if train:
-    _check_length(config, text.splits['train'])
-    rows = rows_of(parts['train'], lambda part: pipeline.shifting_windows(part, length, seed))
+    _check_length(config, text.splits['train'], room)
+    rows = rows_of(parts['train'], lambda part: pipeline.shifting_windows(part, room, seed))
     chosen, read = batches.shuffled_rows(rows.count, batch_size, seed), rows.read
     train_batch = lambda step, part=batches.WHOLE: read(*chosen(step, part))
     facts['steps_per_epoch'] = round(rows.count / batch_size, 2)
-  validation = rows_of(parts['validation'], lambda part: pipeline.windows(part, length))
+  validation = rows_of(parts['validation'], lambda part: pipeline.windows(part, room))
   return Dataset(
     tokenizer,
     train_batch,
@@ -84,12 +88,13 @@ def _load(config, tokenizer, train):
   )
 
 
-def _check_length(config, split):
-  tokens, length = len(split.tokens), config['sequence_length']
-  if tokens < length:
+def _check_length(config, split, room):
+  """`room`: tokens of the text that a window holds."""
+  tokens, frame = len(split.tokens), config['sequence_length'] - room
+  if tokens < room:
     raise DataError(
-      f'{config["source"]}: the training part has {tokens:,} tokens, too few for a window of {length:,}: use a longer '
-      f'text or data.sequence_length={tokens} or less'
+      f'{config["source"]}: the training part has {tokens:,} tokens, too few for a window of {room:,}: use a longer '
+      f'text or data.sequence_length={tokens + frame} or less'
     )
 
 
@@ -104,17 +109,35 @@ def _with_begins(split: Split, tokenizer: Tokenizer) -> Split:
   return Split(both, split.documents)
 
 
-def _read(rows: Rows) -> Rows:
-  """Rows of inputs and where words begin, from those of `_with_begins`."""
+def _packed(part: Split, tokenizer: Tokenizer, length: int) -> Rows:
+  """Rows of whole documents from a split of `_with_begins`."""
+  rows = pipeline.packed_rows(part, length)
+  # each begins behind a separator, which is no part of it but where it ends in the token that texts begin with
+  name = 'inputs' if tokenizer.prefix else 'targets'
 
   def read(numbers, epochs) -> Batch:
     found = rows.read(numbers, epochs)
-    # of packed documents each begins behind a separator, which is an input and no part of any
-    tokens = found['targets' if 'segments' in found else 'inputs']
-    batch = {'inputs': tokens >> 1, 'word_begins': tokens % 2 == 1, 'mask': found['mask']}
-    if 'segments' in found:
-      return batch | {'segments': found['segments']}
-    return batch | {'lengths': found['mask'].sum(1).astype(np.int32)}
+    both = found[name]
+    batch = {'inputs': both >> 1, 'word_begins': both % 2 == 1}
+    return batch | {'mask': found['mask'], 'segments': found['segments']}
+
+  return Rows(rows.count, read)
+
+
+def _framed(rows: Rows, tokenizer: Tokenizer) -> Rows:
+  """Windows within the tokenizer's frame, from rows of a split of `_with_begins`."""
+  before, after = (2 * np.array(part, np.int32) + 1 for part in (tokenizer.prefix, tokenizer.suffix))
+
+  def read(numbers, epochs) -> Batch:
+    found = rows.read(numbers, epochs)
+    counts = found['mask'].sum(1).astype(np.int32)  # [batch]
+    lengths = counts + len(before) + len(after)
+    both = np.pad(found['inputs'], ((0, 0), (len(before), len(after))))  # [batch, time]
+    both[:, : len(before)] = before
+    behind = len(before) + counts[:, None] + np.arange(len(after))
+    np.put_along_axis(both, behind, np.broadcast_to(after, behind.shape), 1)
+    mask = (np.arange(both.shape[1]) < lengths[:, None]).astype(np.float32)
+    return {'inputs': both >> 1, 'word_begins': both % 2 == 1, 'mask': mask, 'lengths': lengths}
 
   return Rows(rows.count, read)
 
@@ -141,7 +164,7 @@ def word_begins(tokens: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
 
 
 def _begins(tokens, tokenizer):
-  ends = np.zeros(len(tokens), bool) if tokenizer.end_of_text is None else tokens == tokenizer.end_of_text
+  ends = np.isin(tokens, tokenizer.special_tokens)  # and what else stands for no text
   pieces = [
     b'\n' if end else tokenizer.pieces[i] for i, end in zip(tokens.tolist(), ends.tolist(), strict=True)
   ]

@@ -1,7 +1,8 @@
 """Pairs of texts as batches: `tsv:PATH` and `jsonl:PATH`, a source and its target on each line, as `records` has them.
 
 `bundled:en_zh` is English and Chinese; `bundled:song_ci` is a poem's tune with the first half of its lines, and the
-second half. A source ends in the tokenizer's end-of-text token; a target begins after that token and ends in it.
+second half, or the fields that are named. A source ends in the tokenizer's end-of-text token, or stands within a
+template, as instructions do, and the target follows at once; a target ends in that token.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ BUNDLED = {
 }
 KINDS = records.KINDS | {'bundled': 'bundled:en_zh'}
 FIELDS = {'tsv': ('1', '2'), 'jsonl': ('source', 'target')}  # where the config names none
+SOURCE = '{source}'  # in templates
 SHAPE_STEP = 8  # tokens that the lengths of a bucket are rounded up to
 
 
@@ -33,9 +35,11 @@ class PairData:
   validation_fraction: Annotated[float, Range('in (0, 1)', above=0, below=1)] = 0.1
   source_field: str | None = None  # a column or JSON field; None: column 1, field 'source'
   target_field: str | None = None  # None: column 2, field 'target'
+  # what stands around each source, '{source}' in it, such as 'Question: {source}\nAnswer:'; None: nothing but its end
+  source_template: str | None = None
   tokenizer: str = 'characters'  # characters, bytes, bpe:SIZE, gpt2
   source_tokenizer: str | None = None  # of sources alone; None: one vocabulary for both
-  source_length: Annotated[int, Positive] = 128  # tokens, the end included
+  source_length: Annotated[int, Positive] = 128  # tokens, the end or the template included
   target_length: Annotated[int, Positive] = 128
   too_long: Literal['cut', 'refuse'] = 'cut'  # what is done with a longer text
   buckets: Annotated[int, Positive] = 1  # groups of like lengths; each is a shape, and compiled once
@@ -78,6 +82,7 @@ def load(data_config: dict[str, Any], tokenizer=None) -> Dataset:
   Raises UsageError (config) and DataError (files, an empty side, characters outside the vocabulary).
   """
   config = batches.checked(PairData, data_config)
+  check_template(config['source_template'])
   if tokenizer is None:
     tokenizers.check(config['tokenizer'])
     tokenizers.check(config['source_tokenizer'] or config['tokenizer'])
@@ -90,8 +95,7 @@ def load(data_config: dict[str, Any], tokenizer=None) -> Dataset:
   else:
     *rows, split = batches.split_rows(config['source'], len(train), config['validation_fraction'], 'pairs')
     train, validation = ([train[row] for row in chosen.tolist()] for chosen in rows)
-  if tokenizer is None:
-    tokenizer = make_tokenizer(config, train, validation)
+  tokenizer = make_tokenizer(config, train, validation) if tokenizer is None else with_end(tokenizer)
   return make_dataset(config, tokenizer, train, validation, facts | {'split': split})
 
 
@@ -113,7 +117,7 @@ def read(config: dict[str, Any], name: str) -> tuple[str, list[Pair]]:
     path, sha256 = records.open_lines(name, kind, place)
   options = dict(zip(('source_field', 'target_field'), FIELDS[kind], strict=True))
   fields = {option: config[option] or usual for option, usual in options.items()}
-  if name == 'bundled:song_ci':
+  if name == 'bundled:song_ci' and not any(config[option] for option in options):
     pairs = [halves(*found) for found in sources.reading(path, sources.json_records(path))]
     pairs = [pair for pair in pairs if pair is not None]
   else:
@@ -132,12 +136,33 @@ def halves(poem, where):
   return Pair('\n'.join([poem['title'], *lines[:half]]), '\n'.join(lines[half:]), where)
 
 
+def check_template(template: str | None):
+  """Raises UsageError where it has no one place for the source."""
+  if template is not None and template.count(SOURCE) != 1:
+    raise UsageError(
+      f'config.data.source_template: {template!r} must hold {SOURCE} once, such as "Question: {SOURCE} Answer:"'
+    )
+
+
+def with_end(tokenizer):
+  """A tokenizer from elsewhere with the token that a target ends in. Raises UsageError where it cannot have one."""
+  if isinstance(tokenizer, PairTokenizer):
+    return tokenizer
+  found = tokenizers.with_end(tokenizer)
+  if found.end_of_text is None:
+    raise UsageError(
+      f'config.init_from: its tokenizer, {tokenizer.name!r}, has no end-of-text token, and a target ends in one'
+    )
+  return found
+
+
 def make_tokenizer(config: dict[str, Any], train: list[Pair], validation: list[Pair]):
   """Of all characters; BPE of the training part. One for both sides, or a PairTokenizer where they are separate."""
 
   def build(specification, sides):
     texts = lambda pairs: (pair[side] for pair in pairs for side in sides)
     alphabet = ''.join({character for text in texts(train + validation) for character in text})
+    alphabet += (config['source_template'] or '').replace(SOURCE, '') if 0 in sides else ''
     return tokenizers.build(specification, alphabet, lambda: texts(train), separated=True)
 
   if config['source_tokenizer'] is None:
@@ -196,28 +221,62 @@ def tokenizer_facts(tokenizer):
 
 
 def encode(config, tokenizer, pairs: list[Pair]) -> Encoded:
-  """The tokens of pairs, each text with its end; one that is too long is cut, and then a target has no end.
+  """The tokens of pairs; a target that is too long is cut, and then has no end.
 
   Raises DataError for characters outside the vocabulary, UsageError for a text too long where that is refused.
   """
-  found, cut = [], []
-  for i, (side, known) in enumerate(zip(SIDES, (tokenizer.source, tokenizer.target), strict=True)):
+  limit, end = config['target_length'], np.array([tokenizer.target.end_of_text], np.int32)
+  for i, known in enumerate((tokenizer.source, tokenizer.target)):
     records.check_alphabet(known, ((pair[i], pair.where) for pair in pairs))
-    limit, end = config[f'{side}_length'], np.array([known.end_of_text], np.int32)
-    ids = [np.concatenate([tokens, end]) for tokens in known.encode_all([pair[i] for pair in pairs])]
-    long = [row for row, tokens in enumerate(ids) if len(tokens) > limit]
-    if long and config['too_long'] == 'refuse':
+  sources, over = read_sources(tokenizer.source, [pair.source for pair in pairs], config)
+  targets = [np.concatenate([ids, end]) for ids in tokenizer.target.encode_all([p.target for p in pairs])]
+  beyond = [max(len(ids) - limit, 0) for ids in targets]
+  for side, tokens, more in (('source', sources, over), ('target', [t[:limit] for t in targets], beyond)):
+    if config['too_long'] == 'refuse' and any(more):
+      long = next(i for i, count in enumerate(more) if count)
       raise UsageError(
-        f'{pairs[long[0]].where}: the {side} has {len(ids[long[0]])} tokens, its end included, and '
-        f'config.data.{side}_length is {limit}; raise it, or cut the {len(long):,} that are longer by '
-        '--config.data.too_long=cut'
+        f'{pairs[long].where}: the {side} has {len(tokens[long]) + more[long]} tokens, its end included, and '
+        f'config.data.{side}_length is {config[f"{side}_length"]}; raise it, or cut the '
+        f'{sum(map(bool, more)):,} that are longer by --config.data.too_long=cut'
       )
-    keep = (
-      (lambda tokens, n, end=end: np.concatenate([tokens[: n - 1], end])) if i == 0 else (lambda t, n: t[:n])
+  cut = tuple(sum(map(bool, more)) for more in (over, beyond))
+  return Encoded(sources, [ids[:limit] for ids in targets], cut)
+
+
+def read_sources(tokenizer, texts: list[str], config) -> tuple[list, list]:
+  """(what a model reads of each text, int32 arrays; how many tokens of each there was no room for).
+
+  config: of it `source_template` and `source_length` count, None or missing: none. Of a text that is too long the end
+  is left out, never what the template has behind it. Raises UsageError for characters that the tokenizer lacks, and
+  where the template leaves no room.
+  """
+  template, length = config.get('source_template'), config.get('source_length')
+  end = [tokenizer.end_of_text] if template is None else []
+  found, dropped = [], []
+  before, after = template_tokens(tokenizer, template)
+  room = None if length is None else length - len(tokenizer.prefix) - len(before) - len(after) - len(end)
+  if room is not None and room < 1:
+    raise UsageError(
+      f'config.data.source_length: {length} leaves no room for a source; use {length + 1 - room} or more'
     )
-    found.append([keep(tokens, limit) if len(tokens) > limit else tokens for tokens in ids])
-    cut.append(len(long))
-  return Encoded(*found, tuple(cut))
+  wrapped = [(template or SOURCE).replace(SOURCE, text) for text in texts]
+  for text, ids in zip(texts, tokenizer.encode_all(wrapped), strict=True):
+    over = 0 if room is None else len(tokenizer.prefix) + len(ids) + len(end) - length
+    if over > 0:
+      ids = [*before, *tokenizer.encode(text)[:room], *after]
+    found.append(np.array([*tokenizer.prefix, *ids, *end], np.int32))
+    dropped.append(max(over, 0))
+  return found, dropped
+
+
+def template_tokens(tokenizer, template):
+  """Tokens of what a template has before the source, and behind it."""
+  if template is None:
+    return [], []
+  try:
+    return tokenizer.encode_all(template.split(SOURCE))
+  except UsageError as error:
+    raise UsageError(f'config.data.source_template: {error}') from None
 
 
 def bucket_shapes(lengths: np.ndarray, buckets: int) -> list[tuple[int, int]]:

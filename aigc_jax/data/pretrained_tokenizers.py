@@ -15,9 +15,10 @@ from aigc_jax.errors import DataError, UsageError, listed
 
 NAME = 'huggingface'
 LIBRARY, SETTINGS, SPECIAL = 'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json'
+CHAT = 'chat_template.jinja'  # how a conversation is put; kept for the way back, and not read
 MOST = 1 << 24  # tokens
 MASK = '[MASK]'  # in prompts, whatever a tokenizer calls it
-FILES = (LIBRARY, SETTINGS, SPECIAL, 'vocab.json', 'merges.txt', 'vocab.txt', 'tokenizer.model')
+FILES = (LIBRARY, SETTINGS, SPECIAL, CHAT, 'vocab.json', 'merges.txt', 'vocab.txt', 'tokenizer.model')
 
 
 def read_folder(folder, read_json, inside) -> dict[str, Any] | None:
@@ -43,6 +44,8 @@ def read_folder(folder, read_json, inside) -> dict[str, Any] | None:
     )
   else:
     return None
+  if CHAT in there:
+    settings[CHAT] = read_text(there[CHAT])
   saved = {'name': NAME, 'library': library, 'files': settings}
   try:
     parts(saved)
@@ -142,7 +145,7 @@ def parts(saved) -> dict[str, Any]:
     'name': NAME,
     'pieces': pieces(vocabulary, special, saved['library']),
     'encode_all': encode_all,
-    'separator': (() if end is None else (end,)) + prefix[: 0 if suffix else None],
+    'separator': (() if end is None else (end,)) + prefix,
     'end_of_text': end,
     'saved': saved,
     'mask_token': mask,

@@ -222,6 +222,13 @@ def without_mask(tokenizer: Tokenizer) -> Tokenizer:
   return dataclasses.replace(tokenizer, pieces=tokenizer.pieces[:-1], mask_token=None, saved=saved)
 
 
+def with_end(tokenizer: Tokenizer) -> Tokenizer:
+  """A tokenizer of characters or bytes with END_OF_TEXT, as its last; any other as it is."""
+  if tokenizer.end_of_text is not None or tokenizer.name not in ('characters', 'bytes'):
+    return tokenizer
+  return _made_of(without_mask(tokenizer).saved | {'end_of_text': True})
+
+
 def characters(alphabet: str, end_of_text: bool = False) -> Tokenizer:
   """One token a character, in code point order; END_OF_TEXT comes last, if there is to be one.
 

@@ -2,8 +2,8 @@
 
 import json
 
-from aigc_jax.data import pretrained_tokenizers, tokenizers
-from aigc_jax.data.pretrained_tokenizers import LIBRARY, NAME, SETTINGS, byte_symbols
+from aigc_jax.data import pairs, pretrained_tokenizers, tokenizers
+from aigc_jax.data.pretrained_tokenizers import CHAT, LIBRARY, NAME, SETTINGS, byte_symbols
 from aigc_jax.data.tokenizers import END_OF_TEXT, MASK
 from aigc_jax.errors import DataError, UsageError
 from aigc_jax.interop import folders
@@ -29,13 +29,16 @@ def tokenizer_of(found):
   return tokenizer
 
 
-def tokenizer_files(tokenizer, context_length):
-  """{file name: content} of a tokenizer; {} where there is none. Raises UsageError for one of images or pairs."""
+def tokenizer_files(tokenizer, context_length, source_template=None):
+  """{file name: content} of a tokenizer; {} where there is none. Raises UsageError for one of images or pairs.
+
+  source_template: how a model was asked that learned from pairs; it becomes the template of a conversation.
+  """
   if tokenizer is None:
     return {}
   saved = tokenizer.saved
   if saved['name'] == NAME:
-    return {LIBRARY: saved['library']} | saved['files']
+    return {LIBRARY: saved['library']} | saved['files'] | chat_template(tokenizer, source_template)
   kind = saved['name'].partition(':')[0]
   makers = {'characters': characters, 'bytes': byte_values, 'bpe': trained, 'gpt2': trained}
   if kind not in makers:
@@ -51,7 +54,25 @@ def tokenizer_files(tokenizer, context_length):
     settings |= {'eos_token': END_OF_TEXT, 'bos_token': END_OF_TEXT, 'unk_token': END_OF_TEXT}
   if MASK in special:
     settings['mask_token'] = MASK
-  return {LIBRARY: json.loads(library.to_str()), SETTINGS: settings}
+  files = {LIBRARY: json.loads(library.to_str()), SETTINGS: settings}
+  return files | chat_template(tokenizer, source_template)
+
+
+def chat_template(tokenizer, source_template):
+  """The file by which transformers' apply_chat_template puts a question as `config.data.source_template` did."""
+  if source_template is None:
+    return {}
+  quoted = lambda text: json.dumps(text, ensure_ascii=False)
+  before, after = source_template.split(pairs.SOURCE)
+  whole = f"{quoted(before)} + message['content'] + {quoted(after)}"
+  first, end = (tokenizer.decode(ids) for ids in (tokenizer.prefix, [tokenizer.end_of_text]))
+  return {
+    CHAT: (
+      f'{{{{ {quoted(first)} }}}}'
+      "{% for message in messages %}{% if message['role'] == 'assistant' %}"
+      f"{{{{ message['content'] + {quoted(end)} }}}}{{% else %}}{{{{ {whole} }}}}{{% endif %}}{{% endfor %}}"
+    )
+  }
 
 
 def vocabulary_of(tokenizer, symbols):

@@ -1,6 +1,7 @@
 """Sequence to sequence: write a target from a source, with an encoder and a decoder or with a decoder alone.
 
-A decoder alone reads the source, its end, and writes on: prefix language modelling, with a loss on the target only.
+A decoder alone reads the source, its end, and writes on: prefix language modelling, with a loss on the target only. So
+are instructions learned, where `config.data.source_template` says how one is put.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ import numpy as np
 
 from aigc_jax import models
 from aigc_jax.config import Fraction, Positive
+from aigc_jax.data import pairs
 from aigc_jax.errors import UsageError
 from aigc_jax.evaluation import report as reports
 from aigc_jax.generation import decode
@@ -75,23 +77,24 @@ def fill_in(model, field, needed, why):
 class Joined(NamedTuple):
   """Sources and targets in one row each, for a decoder alone."""
 
-  tokens: jax.Array  # [batch, time]: source, its end, target
+  tokens: jax.Array  # [batch, time]: source, target
   targets: jax.Array  # [batch, time]: the next token
   mask: jax.Array  # [batch, time]: 1 where that is a token of the target
-  prefix: jax.Array  # [batch]: tokens of the source but its end, from which the target is drawn
+  prefix: jax.Array  # [batch]: tokens of the source but its last, from which the target is drawn
 
 
 def join(batch):
-  """A batch of pairs as `Joined`; time is one less than both lengths, for a target's begin is the source's end."""
+  """A batch of pairs as `Joined`; time is one less than both lengths, for a source's last token begins its target."""
   sources, lengths = batch['sources'], batch['lengths']
   time = sources.shape[1] + batch['inputs'].shape[1] - 1
   slots = jnp.arange(time)[None]  # [1, time]
   prefix = jnp.maximum(lengths - 1, 0)
-  behind = slots - prefix[:, None]  # [batch, time]: the place in the target; the source's end is its begin
+  behind = slots - prefix[:, None]  # [batch, time]: the place in the target; the source's last is its begin
   pick = lambda array, places: jnp.take_along_axis(array, jnp.clip(places, 0, array.shape[1] - 1), axis=1)
   inside = (behind >= 0) & (behind < batch['inputs'].shape[1])
   source = pick(sources, jnp.broadcast_to(slots, behind.shape))
-  tokens = jnp.where(behind < 0, source, jnp.where(inside, pick(batch['inputs'], behind), 0))
+  target = jnp.where(inside, pick(batch['inputs'], behind), 0)
+  tokens = jnp.where((behind <= 0) & (slots < lengths[:, None]), source, target)
   mask = jnp.where(inside, pick(batch['mask'], behind), 0)
   return Joined(tokens, pick(batch['targets'], behind), mask, prefix)
 
@@ -148,16 +151,14 @@ def build(config):
 
 def prompts(config, encodes, tokenizer, texts):
   """Prompts of sources as texts. Raises UsageError for one that is too long, where config.data refuses that."""
-  limit, end = config['data'].get('source_length'), np.array([tokenizer.source.end_of_text], np.int32)
-  texts, encoded, dropped = list(texts), [], []
-  for tokens in tokenizer.source.encode_all(texts):
-    kept = tokens if limit is None else tokens[: limit - 1]
-    if len(kept) < len(tokens) and config['data']['too_long'] == 'refuse':
-      raise UsageError(
-        f'prompt: has {len(tokens) + 1} tokens, its end included, and config.data.source_length was {limit}; shorten it'
-      )
-    encoded.append(np.concatenate([kept, end]))
-    dropped.append(len(tokens) - len(kept))
+  texts = list(texts)
+  encoded, dropped = pairs.read_sources(tokenizer.source, texts, config['data'])
+  if any(dropped) and config['data']['too_long'] == 'refuse':
+    long = next(i for i, count in enumerate(dropped) if count)
+    raise UsageError(
+      f'prompt: has {len(encoded[long]) + dropped[long]} tokens, its end included, and config.data.source_length was '
+      f'{config["data"]["source_length"]}; shorten it'
+    )
   if encodes:
     return Prompts(texts, [np.array([tokenizer.target.end_of_text], np.int32)] * len(texts), encoded, dropped)
   return Prompts(texts, encoded, None, dropped)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aigc_jax import data
-from aigc_jax.data import pairs, synthetic_pairs, tokenizers
+from aigc_jax.data import pairs, sources, synthetic_pairs, tokenizers
 from aigc_jax.errors import DataError, UsageError
 
 PAIRS = [(f'{"ab" * (i % 9)}c{i}', f'译{"文" * (i % 5)}{i}') for i in range(40)]
@@ -152,6 +152,63 @@ def test_long_texts_are_cut_with_their_count_or_refused(tmp_path):
     UsageError, match=r'line 1: the source has 21 tokens, its end included, and config\.data\.source_len'
   ):
     load(source, source_length=10, too_long='refuse')
+
+
+TEMPLATE = 'Q: {source}\nA:'
+
+
+@pytest.mark.parametrize('tokenizer', ['characters', 'bytes', 'bpe:300'])
+def test_a_template_stands_around_sources_and_is_never_cut(tmp_path, tokenizer):
+  letters = ''.join(np.random.default_rng(0).choice(list('stuvwxyz'), 200))
+  rows = [*PAIRS[:9], (letters, 'y')]
+  dataset = load(tsv(tmp_path, rows), source_template=TEMPLATE, source_length=40, tokenizer=tokenizer)
+  known, read = dataset.tokenizer, []
+  for batch in [*(dataset.train_batch(step) for step in range(2)), *dataset.validation_batches()]:
+    for tokens, length in zip(batch['sources'], batch['lengths'], strict=True):
+      assert known.end_of_text not in tokens[:length]  # the target follows at once
+      read.append(known.decode(tokens[:length]))
+  wrapped = {TEMPLATE.replace('{source}', source) for source, _ in rows[:9]}
+  *_, long = sorted(read, key=len)
+  assert set(read) - {long, ''} <= wrapped
+  assert long == TEMPLATE.replace('{source}', letters[: len(long) - 6])
+  assert dataset.facts['cut_sources'] == 1
+  assert max(len(known.encode(text)) for text in read) == 40
+  assert set(dataset.pairs) <= set(rows)  # for people and for scores: as the file has them
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'source_template': 'Q:'}, r"config.data.source_template: 'Q:' must hold \{source\} once"),
+    ({'source_template': '{source}{source}'}, 'must hold'),
+    ({'source_template': TEMPLATE, 'source_length': 6}, 'config.data.source_length: 6 .* use 7 or more'),
+  ],
+)
+def test_templates_without_a_place_or_room_are_refused(tmp_path, fields, message):
+  with pytest.raises(UsageError, match=message) as raised:
+    load(tsv(tmp_path), tokenizer='bytes', **fields)
+  assert '\n' not in str(raised.value)
+
+
+def test_a_tokenizer_from_elsewhere_gets_an_end_and_may_lack_characters(tmp_path):
+  source = tsv(tmp_path, [('ab', 'c')] * 5)
+  for given, size in ((tokenizers.byte_values(), 257), (tokenizers.characters('abc'), 5)):
+    config = {'source': source, 'batch_size': 1}
+    dataset = data.load(config, given, form='pairs')
+    assert dataset.tokenizer.vocabulary_size == size
+    assert texts_of(dataset, dataset.train_batch(0)) == [('ab', 'c')]
+    assert tokenizers.with_end(dataset.tokenizer) is dataset.tokenizer
+  with pytest.raises(UsageError, match=r"config.data.source_template: 'Q', ':', ' ' .* 4 characters"):
+    data.load(config | {'source_template': TEMPLATE}, tokenizers.characters('abc'), form='pairs')
+
+
+def test_poems_are_written_to_the_fields_that_are_named():
+  dataset = data.load(
+    {'source': 'bundled:song_ci', 'source_field': 'title', 'target_field': 'lines'}, form='pairs'
+  )
+  path, _ = sources.find_bundled('', 'song_ci', pairs.BUNDLED)
+  poems = map(json.loads, gzip.decompress(path.read_bytes()).splitlines())
+  assert set(dataset.pairs) <= {(poem['title'], '\n'.join(poem['lines'])) for poem in poems}
 
 
 def test_two_vocabularies_are_saved_and_come_back(tmp_path):

@@ -1,12 +1,14 @@
 """Tokenizers of pretrained models: the ids of `transformers`, from each kind of file; bytes, frames, special tokens."""
 
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
 
+from aigc_jax import data
 from aigc_jax.data import pretrained_tokenizers, tokenizers
 from aigc_jax.errors import DataError, UsageError
 from aigc_jax.interop import folders
@@ -172,6 +174,38 @@ def test_masks_are_put_where_transformers_puts_them(pair):
   for prompt in ('Call me [MASK].', '[MASK] me, [MASK]', 'no mask at all'):
     wanted = theirs(prompt.replace('[MASK]', theirs.mask_token))['input_ids']
     assert ours.encode_masked(prompt).tolist() == wanted
+
+
+def test_masked_text_stands_within_the_frame(pair, tmp_path):
+  """Documents as transformers encodes them, and windows of their stream between the same tokens."""
+  _, ours, theirs = pair
+  texts = [text.strip() or 'a' for text in TEXTS for _ in range(2)]
+  path = tmp_path / 'texts.jsonl'
+  path.write_text('\n'.join(json.dumps({'text': text}) for text in texts), encoding='utf-8')
+  source = f'jsonl:{path}'
+  config = {'source': source, 'validation_source': source, 'batch_size': 2, 'sequence_length': 64}
+  load = lambda **fields: data.load(config | fields, ours, form='masked_text')
+  found = set()
+  for batch in load(packing='documents').validation_batches():
+    for inputs, segments in zip(batch['inputs'], batch['segments'], strict=True):
+      found |= {tuple(inputs[segments == n].tolist()) for n in range(1, segments.max() + 1)}
+  end = (ours.end_of_text,)  # where a text has no end as transformers frames it
+  expected = {tuple(theirs(text)['input_ids']) for text in texts}
+  assert found == {ids if ids[-1:] == end else ids + end for ids in expected}
+  windows = load(sequence_length=16)
+  before, after = ours.prefix, ours.suffix
+  stream = []
+  for batch in windows.validation_batches():
+    for inputs, length in zip(batch['inputs'].tolist(), batch['lengths'].tolist(), strict=True):
+      if length:
+        assert tuple(inputs[: len(before)]) == before
+        assert tuple(inputs[length - len(after) : length]) == after
+        stream += inputs[len(before) : length - len(after)]
+  ids = [i for text in texts for i in (*ours.encode(text).tolist(), *ours.separator)]
+  assert stream == [ours.separator[-1], *ids]
+  assert (windows.train_batch(0)['lengths'] == 16).all()
+  with pytest.raises(UsageError, match=f'use {len(before + after) + 1} or more') if before else nullcontext():
+    load(sequence_length=len(before + after) or 1)
 
 
 def test_what_is_saved_with_a_run_is_the_same(pair, tmp_path):

@@ -12,6 +12,7 @@ from aigc_jax import exporting
 from aigc_jax.errors import UsageError
 from aigc_jax.schemas import resolved
 from tests import tiny
+from tests.data.test_pretrained_tokenizers import write_llama
 from tests.interop import peers
 
 
@@ -106,6 +107,37 @@ def test_a_run_of_ours_writes_the_same_tokens_in_transformers(name, corpus, tmp_
   inputs = known(text, return_tensors='pt')
   written = peer.generate(**inputs, max_new_tokens=5, do_sample=False)[0, len(tokens) :]
   assert completion.tokens == written.tolist()
+
+
+def test_instructions_are_put_by_the_chat_template_as_they_were_learned(tmp_path):
+  """A Llama comes in, learns answers, and gives the same ones in transformers, asked by its chat template."""
+  torch.manual_seed(0)
+  sizes = {'hidden_size': 16, 'intermediate_size': 24, 'num_hidden_layers': 2, 'num_attention_heads': 2}
+  sizes |= {'vocab_size': 400, 'max_position_embeddings': 64, 'bos_token_id': 1, 'eos_token_id': 2}
+  peer = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes))
+  peers.save(peer, write_llama(tmp_path / 'there'))
+  template = 'Q: "{source}" 🐳\nA:'
+  (tmp_path / 'pairs.tsv').write_text('ab\tcd\nb\tdca\nabcab\td\n' * 4)
+  data = {'source': f'tsv:{tmp_path}/pairs.tsv', 'source_length': 48, 'target_length': 8, 'batch_size': 4}
+  training = {'steps': 3, 'evaluate_every': None, 'sample_every': None, 'tensorboard': False}
+  config = {'task': {'name': 'translation'}, 'init_from': str(tmp_path / 'there'), 'training': training}
+  config |= {'data': data | {'source_template': template}, 'optimizer': {'learning_rate': 0.01}}
+  run = aigc_jax.train(config, tmp_path / 'run', quiet=True)
+  aigc_jax.export(run, tmp_path / 'out')
+  known = transformers.AutoTokenizer.from_pretrained(tmp_path / 'out')
+  asked = known.apply_chat_template([{'role': 'user', 'content': 'ab'}], return_dict=False)
+  (read,) = run.task.prompts(run.tokenizer, ['ab']).tokens
+  assert asked == read.tolist()
+  (completion,) = run.generate('ab', strategy='greedy', max_new_tokens=6)
+  peer = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'out').eval()
+  written = peer.generate(torch.tensor([asked]), max_new_tokens=6, do_sample=False)[0, len(asked) :]
+  assert completion.tokens == written.tolist()
+  whole = [{'role': 'user', 'content': 'ab'}, {'role': 'assistant', 'content': 'cd'}]
+  assert known.apply_chat_template(whole, tokenize=False).endswith('\nA:cd' + known.eos_token)
+  again = aigc_jax.from_pretrained(tmp_path / 'out', tmp_path / 'again', quiet=True)
+  aigc_jax.export(again, tmp_path / 'back')
+  read = lambda name: (tmp_path / name / 'chat_template.jinja').read_text()
+  assert read('back') == read('out')
 
 
 def test_an_encoder_of_ours_is_a_bert(corpus, tmp_path):

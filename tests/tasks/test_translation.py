@@ -1,5 +1,6 @@
 """Writing a target from a source: the loss and what counts, joined rows, and runs that learn to copy."""
 
+import dataclasses
 import functools
 import json
 
@@ -8,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aigc_jax import api, cli, data
+from aigc_jax import api, cli, data, tasks
 from aigc_jax.errors import UsageError
 from aigc_jax.task import Context
 from aigc_jax.tasks import translation
+from aigc_jax.tasks.language import LanguageConfig
 from aigc_jax.training import placement, prepare
 from tests.compilations import count_compilations
 
@@ -93,6 +95,29 @@ def test_the_loss_is_the_cross_entropy_of_targets_alone(model):
   assert weight == batch['mask'].sum()
   assert metrics['accuracy'] == (hits, weight)
   assert metrics['exact_match'] == (exact, 4)
+
+
+@pytest.mark.parametrize('model', ['transformer', 'rnn'])
+def test_an_instruction_is_learned_as_one_text_with_a_loss_on_its_answer_alone(model, tmp_path):
+  """As the task of language itself has it: the whole text in one row, and a mask on the answer."""
+  (tmp_path / 'p.tsv').write_text('ab\tcd\nb\tdca\nabcab\td\n' * 2)
+  template = 'a{source}b'
+  fields = {'tokenizer': 'characters', 'source_template': template, 'batch_size': 1}
+  config = config_of(model, f'tsv:{tmp_path}/p.tsv', data=fields)
+  found = prepare.prepare(api.read_config(config, ()))
+  known = found.dataset.tokenizer
+  params = found.task.init(jax.random.key(0), found.dataset.train_batch(0))[0]
+  language = {'name': 'language', **dataclasses.asdict(LanguageConfig())}
+  as_text = tasks.build(found.config | {'task': language})
+  (batch,), ((source, target),) = found.dataset.validation_batches(), found.dataset.pairs
+  asked = known.encode(template.replace('{source}', source))
+  tokens = np.array([[*asked, *known.encode(target), known.end_of_text]])
+  mask = np.arange(tokens.shape[1] - 1)[None] >= len(asked) - 1
+  row = {'inputs': tokens[:, :-1], 'targets': tokens[:, 1:], 'mask': mask.astype(np.float32)}
+  expected = sums(as_text, params, row)
+  np.testing.assert_allclose(sums(found.task, params, batch)[:2], expected[:2], rtol=1e-5)
+  assert expected[1] == len(target) + 1
+  np.testing.assert_array_equal(found.task.prompts(known, [source]).tokens[0], asked)
 
 
 @pytest.mark.parametrize('model', list(MODELS))
