@@ -95,6 +95,7 @@ def test_beams_are_those_of_transformers_on_200_prompts(make, end):
   assert 0.1 < ended / 3200 < 0.9  # the end is in play, and so is the limit
 
 
+@pytest.mark.slow
 def test_beams_of_an_encoder_decoder_are_those_of_transformers_on_200_sources():
   """The same for the original Transformer, as Marian is: every text begins with the end token."""
   config, params, model = peers.marian(vocabulary_size=23, end_token=3)

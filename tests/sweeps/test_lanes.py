@@ -90,6 +90,7 @@ def test_what_is_slower_together_takes_turns():
   assert stack.slower_together(convolving)
 
 
+@pytest.mark.slow
 def test_lanes_on_two_devices_are_those_on_one(source):
   """Three lanes, and one that fills up."""
   trials = lane_equality.trials_of_family('transformer', source)
@@ -231,6 +232,7 @@ def test_trials_that_are_grouped_otherwise_go_on(both, tmp_path, monkeypatch):
   assert 'resuming after step 8' in log
 
 
+@pytest.mark.slow
 def test_a_group_that_is_too_large_runs_in_parts(source, tmp_path, monkeypatch):
   trials = few(source, training={'steps': 4})
   sweep_folder.write(tmp_path, None, trials)

@@ -49,7 +49,8 @@ def test_with_a_wrong_posterior_the_bound_rises_to_the_likelihood():
 # --- one device, many, microbatches, padding ---
 
 
-@pytest.mark.parametrize('mode', [pytest.param('mesh', marks=pytest.mark.slow), 'pmap'])
+@pytest.mark.slow
+@pytest.mark.parametrize('mode', ['mesh', 'pmap'])
 def test_four_devices_give_the_numbers_of_one(mode):
   """Codes draw no noise but the seeds of dead ones, which are the same everywhere."""
   given = config(VQ, task=REVIVING)

@@ -293,6 +293,7 @@ def test_kill_at_any_moment_leaves_a_whole_latest(tmp_path):
   assert all(name.isdigit() for name in os.listdir(tmp_path))
 
 
+@pytest.mark.slow
 def test_what_is_saved_under_one_layout_goes_on_under_another(tmp_path):
   source = tiny.write_corpus(tmp_path / 'words.txt')
   config = equality.FAMILIES['transformer'](source)
