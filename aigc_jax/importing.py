@@ -67,7 +67,7 @@ def local(source):
       f'{source}: no such folder; to fetch a model of that name from the Hugging Face hub, install '
       '`aigc-jax[hub]`'
     ) from None
-  wanted = ['*.json', '*.safetensors', 'vocab.txt', 'merges.txt']
+  wanted = ['*.json', '*.safetensors', '*.jinja', 'vocab.txt', 'merges.txt']
   try:
     return huggingface_hub.snapshot_download(source, allow_patterns=wanted)
   except Exception as error:  # of the network, of names, of rights: each its own

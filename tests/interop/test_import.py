@@ -1,6 +1,8 @@
 """Imported models have the logits of `transformers`, whole or in shards, and are ordinary runs."""
 
 import json
+import sys
+import types
 
 import jax
 import numpy as np
@@ -219,3 +221,31 @@ def test_a_checkpoint_imported_fine_tuned_and_exported_writes_the_same_in_transf
   (completion,) = tuned.generate('the whale and the', strategy='greedy', max_new_tokens=12)
   assert completion.tokens == theirs.tolist()
   assert known.decode(theirs) == completion.text
+
+
+def test_a_name_on_the_hub_is_fetched_and_what_goes_wrong_there_is_one_line(tmp_path, monkeypatch):
+  """With a hub that is played: this machine has no network."""
+  peers.save(peers.make('gpt2', 0), tmp_path / 'snapshot')
+  asked = []
+
+  def snapshot_download(name, allow_patterns):
+    asked.append((name, allow_patterns))
+    if name != 'someone/model':
+      raise OSError(f'404 for {name}\nand a traceback')
+    return str(tmp_path / 'snapshot')
+
+  monkeypatch.setitem(
+    sys.modules, 'huggingface_hub', types.SimpleNamespace(snapshot_download=snapshot_download)
+  )
+  run = aigc_jax.from_pretrained('someone/model', tmp_path / 'run', quiet=True)
+  assert run.config['model']['name'] == 'transformer'
+  assert not any(name.endswith('.bin') for name in asked[0][1])
+  with pytest.raises(
+    UsageError, match='someone/else: no such folder, and the hub did not give it: 404'
+  ) as raised:
+    aigc_jax.from_pretrained('someone/else', tmp_path / 'other')
+  assert '\n' not in str(raised.value)
+  monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
+  with pytest.raises(UsageError, match=r'install `aigc-jax\[hub\]`'):
+    aigc_jax.from_pretrained('someone/model', tmp_path / 'other')
+  assert not (tmp_path / 'other').exists()

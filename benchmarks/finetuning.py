@@ -1,0 +1,91 @@
+"""What the pairs of configs/finetune.py are worth: the second run from the first, in several ways, and from nothing.
+
+  python benchmarks/finetuning.py [--pair=classifier] [--seeds=0,1] [--folder=runs/finetuning]
+
+Each way has the best of its learning rates by the last validation loss of the first seed; from nothing is the same
+model, of the same size and tokenizer, with its first noise. A first run that is in the folder is not trained again.
+"""
+
+import argparse
+import pathlib
+import statistics
+import tempfile
+from typing import NamedTuple
+
+import aigc_jax
+from aigc_jax import api
+
+RATES = (1e-3, 3e-3)
+CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
+
+
+class Pair(NamedTuple):
+  first: str  # the config of the run to start from
+  overrides: dict
+  metrics: tuple  # of the validation split
+
+
+PAIRS = {
+  'classifier': Pair('masked_lm.py:song_ci', {}, ('accuracy', 'loss')),
+  'poems': Pair('transformer_lm.py', {'data.tokenizer': 'bytes'}, ('bits_per_character', 'loss')),
+  'instructions': Pair('transformer_lm.py:song_ci', {}, ('accuracy', 'loss')),
+}
+WAYS = {
+  'all parameters': {},
+  'LoRA of rank 8': {'lora.rank': 8, 'lora.alpha': 16.0},
+  'the head alone': {'training.freeze': '^(embed|block)'},
+  'from nothing': None,
+}
+QUIET = {'training.tensorboard': False, 'training.sample_every': None}
+
+
+def first_run(name, folder):
+  """The path of the run to start from, trained where it is not there."""
+  pair, path = PAIRS[name], folder / name
+  if not path.exists():
+    overrides = [*(pair.overrides | QUIET).items()]
+    aigc_jax.train(api.read_config(f'{CONFIGS}/{pair.first}', overrides), path, quiet=True)
+  return path
+
+
+def second_run(name, first, way, rate, seed):
+  """({metric: last value}, seconds of all steps)."""
+  given = {'init_from': str(first), 'optimizer.learning_rate': rate, 'seed': seed, 'data.seed': seed}
+  given |= QUIET | {'training.checkpoint_every': None} | (WAYS[way] or {})
+  config = api.read_config(f'{CONFIGS}/finetune.py:{name}', [*given.items()])
+  if WAYS[way] is None:
+    config = config | {'init_from': ''}
+  with tempfile.TemporaryDirectory() as folder:
+    run = aigc_jax.train(config, f'{folder}/run', quiet=True)
+    seconds = [row['time/seconds'] for row in run.metrics if 'time/seconds' in row][-1]
+    values = {metric: run.metrics[-1][f'validation/{metric}'] for metric in PAIRS[name].metrics}
+    return values, seconds
+
+
+def compare(name, seeds, folder):
+  """Prints a line for each way."""
+  first = first_run(name, folder)
+  for way in WAYS if name == 'classifier' else ('all parameters', 'LoRA of rank 8', 'from nothing'):
+    tried = {rate: second_run(name, first, way, rate, seeds[0]) for rate in RATES}
+    best = min(tried, key=lambda rate: tried[rate][0]['loss'])
+    runs = [tried[best], *(second_run(name, first, way, best, seed) for seed in seeds[1:])]
+    told = []
+    for metric in PAIRS[name].metrics:
+      values = [values[metric] for values, _ in runs]
+      spread = f' +- {statistics.stdev(values):.4f}' if len(values) > 1 else ''
+      told.append(f'{metric} {statistics.mean(values):.4f}{spread}')
+    print(f'{name}: {way:16} learning rate {best:g}  {"  ".join(told)}  {runs[0][-1]:.0f} s', flush=True)
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--pair', choices=PAIRS)
+  parser.add_argument('--seeds', default='0,1')
+  parser.add_argument('--folder', type=pathlib.Path, default=pathlib.Path('runs/finetuning'))
+  arguments = parser.parse_args()
+  for name in [arguments.pair] if arguments.pair else PAIRS:
+    compare(name, [int(seed) for seed in arguments.seeds.split(',')], arguments.folder)
+
+
+if __name__ == '__main__':
+  main()
