@@ -310,18 +310,22 @@ def expected(field):
   return f'it takes {text}{limits}' + (', or none' if field.optional else '')
 
 
-def override(config, overrides, schemas):
+def override(config, overrides, schemas, inherit=lambda config: config):
   """Applies [(dotted key, text or value)] in order; names and the source first, since they decide the other fields.
 
   In a ConfigDict, references to a field that is overridden follow it. Returns nested plain dicts.
+
+  inherit: nested plain dicts -> the same with what they take from elsewhere, to know which fields there are.
   """
   frozen = hasattr(config, 'as_configdict')
   config = config.as_configdict() if frozen else copy.deepcopy(config)
-  names = [o for o in overrides if o[0] in ('task.name', 'model.name', 'data.source')]
-  for key, value in names + [o for o in overrides if o not in names]:
+  names = [o for o in overrides if o[0] in ('init_from', 'task.name', 'model.name', 'data.source')]
+  others, sections = [o for o in overrides if o not in names], None
+  for key, value in names + others:
     section, _, name = key.rpartition('.')
     if (key, value) not in names:
-      field = find_field(schemas.sections(as_dict(config)), key)
+      sections = sections or schemas.sections(inherit(as_dict(config)))
+      field = find_field(sections, key)
       value = parse_text(key, value, field) if isinstance(value, str) else value
     with contextlib.ExitStack() as stack:
       if hasattr(config, 'to_dict'):

@@ -1,5 +1,6 @@
 """Which fields a config has, by every task, model and optimizer that there is, and configs resolved by them."""
 
+import functools
 import os
 
 from aigc_jax import models, tasks
@@ -31,7 +32,8 @@ def config_of(path):
 def read_config(config, overrides=()):
   """The resolved config of 'FILE.py:VARIANT', a ConfigDict or nested dicts. Raises UsageError."""
   config, known = load_file(str(config)) if isinstance(config, str | os.PathLike) else config, schemas()
-  return resolve(inherit(override(config, list(overrides), known), known), known)
+  inherited = functools.partial(inherit, known=known)
+  return resolve(inherited(override(config, list(overrides), known, inherited)), known)
 
 
 def inherit(config, known):
@@ -45,6 +47,10 @@ def inherit(config, known):
     return config
   folder, _ = run_folder.of_checkpoint(path)
   if not os.path.exists(folder):
+    if sections[0].get('name') is None:
+      raise UsageError(
+        f'config.init_from: {folder}: no such folder, and nothing else says what config.model is'
+      )
     return config  # it may be gone where a run goes on; who needs it says so
   try:
     there, tokenizer = model_and_tokenizer(folder)

@@ -75,6 +75,22 @@ def test_what_is_given_is_not_taken_from_there(masked, tmp_path):
   assert found['model']['activation'] == 'swiglu'
 
 
+def test_what_is_typed_may_name_fields_that_come_from_there(masked, tmp_path):
+  """Where neither the config nor what is typed names a model: `--config.init_from=RUN --config.model.dropout=0.3`."""
+  config = {'task': {'name': 'masked_language'}, 'init_from': 'runs/masked'}
+  typed = [('model.dropout', '0.3'), ('init_from', str(masked.path)), ('data.sequence_length', '12')]
+  found = read_config(config, typed)
+  expected = masked.config['model'] | {'dropout': 0.3}
+  assert {name: found['model'][name] for name in expected if name != 'vocabulary_size'} == {
+    name: value for name, value in expected.items() if name != 'vocabulary_size'
+  }
+  assert found['data']['sequence_length'] == 12
+  with pytest.raises(UsageError, match=r'config.model.dropuot: no such key; did you mean .*dropout'):
+    read_config(config, [*typed, ('model.dropuot', '0.3')])
+  with pytest.raises(UsageError, match=r'config.init_from: .*masked: no such folder, and nothing else says'):
+    read_config(config, typed[:1])
+
+
 def test_more_tokens_keep_the_rows_of_those_that_were(masked, tmp_path):
   many = masked.config['model']['vocabulary_size'] + 5
   run = start(masked, tmp_path, **{'model.vocabulary_size': many})
