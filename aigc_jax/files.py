@@ -88,3 +88,12 @@ def write_image(path, array):
   with storage_errors(path):
     image.imsave(path, array, cmap='gray', vmin=0, vmax=255)
   return array.shape[:2]
+
+
+def write_animation(path, frames, seconds=0.04):
+  """Writes uint8 frames [n, height, width, 3] as GIF that goes on for ever; each is shown for `seconds`."""
+  from PIL import Image
+
+  first, *others = map(Image.fromarray, frames)
+  with storage_errors(path):
+    first.save(path, save_all=True, append_images=others, duration=round(1000 * seconds), loop=0)

@@ -22,6 +22,7 @@ FORMS = {
   'masked_text': Form('masked_text', 'MaskedTextData', ('tokenizer',)),
   'image_tokens': Form('image_tokens', 'ImageTokensData', ('tokenizer',)),
   'pairs': Form('pairs', 'PairData', ('tokenizer',)),
+  'environment': Form('environments', 'EnvironmentData', ()),
   'synthetic_pairs': Form('synthetic_pairs', 'SyntheticPairsData', ('tokenizer',)),
 }
 # what each kind of source can be
@@ -35,6 +36,8 @@ KINDS = {
   'tfds': ('images',),
   'run': ('image_tokens',),
   'synthetic': ('synthetic_pairs',),
+  'environment': ('environment',),
+  'gymnax': ('environment',),
 }
 BUNDLED_FORMS = {
   'moby_dick': ('text', 'masked_text'),

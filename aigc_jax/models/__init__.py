@@ -6,6 +6,7 @@ from typing import NamedTuple
 from aigc_jax.models import (
   autoencoder,
   classifier,
+  q_network,
   recurrent_encoder_decoder,
   rnn,
   transformer,
@@ -22,6 +23,8 @@ SCHEMAS = {
   'rnn_encoder_decoder': recurrent_encoder_decoder.RecurrentEncoderDecoder,
   'autoencoder': autoencoder.Autoencoder,
   'vq_autoencoder': vq_autoencoder.VectorQuantizedAutoencoder,
+  'q_network': q_network.QNetwork,
+  'q_table': q_network.QTable,
   'mlp': classifier.MultilayerPerceptron,
   'cnn': classifier.ConvolutionalNetwork,
   'resnet': classifier.ResidualNetwork,

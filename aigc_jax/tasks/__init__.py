@@ -4,7 +4,15 @@ from typing import Any, NamedTuple
 
 from aigc_jax import data
 from aigc_jax.errors import UsageError, listed
-from aigc_jax.tasks import autoencoding, classification, language, lora, masked_language, translation
+from aigc_jax.tasks import (
+  autoencoding,
+  classification,
+  language,
+  lora,
+  masked_language,
+  q_learning,
+  translation,
+)
 
 
 class Kind(NamedTuple):
@@ -25,6 +33,7 @@ KINDS = {
   'classification': Kind(
     classification, classification.ClassificationConfig, classification.MODELS, ('images', 'labelled_text')
   ),
+  'q_learning': Kind(q_learning, q_learning.QLearningConfig, q_learning.MODELS, ('environment',)),
   'translation': Kind(
     translation, translation.TranslationConfig, translation.MODELS, ('pairs', 'synthetic_pairs')
   ),

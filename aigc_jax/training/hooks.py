@@ -182,14 +182,17 @@ def samples(config, parallel, dataset, task, folder, writer, console):
 
 
 def show(task, dataset, params, extra, key, step, folder, writer, console):
-  """Writes what the task shows into `folder`: texts, which the console shows too, and images as PNG, which
-  TensorBoard shows too."""
+  """Writes what the task shows into `folder`: texts, which the console shows too, images as PNG, which TensorBoard
+  shows too, and frames as GIF."""
   shown = task.show(params, extra, dataset, jax.random.fold_in(key, step))
   for name, content in shown.items():
     path = os.path.join(folder, f'{step:08d}-{name}')
     if isinstance(content, str):
       files.write_atomically(path, content)
       console.say(f'--- sample at step {step} ---\n{content}\n---')
+    elif name.endswith('.gif'):
+      files.write_animation(path, np.asarray(content))
+      console.say(f'step {step}: sample {path}')
     else:
       height, width = files.write_image(path, np.asarray(content))
       writer.write_image(step, name.removesuffix('.png'), pathlib.Path(path).read_bytes(), height, width)

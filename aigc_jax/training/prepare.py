@@ -42,7 +42,7 @@ def fill_in(config):
 def absolute(source):
   """'text:book.txt' -> 'text:/home/me/book.txt', since a run is resumed from anywhere."""
   kind, _, place = (source or '').partition(':')
-  if not place or kind in ('bundled', 'tfds', 'synthetic'):
+  if not place or kind in ('bundled', 'tfds', 'synthetic', 'environment', 'gymnax'):
     return source
   return f'{kind}:{os.path.abspath(os.path.expanduser(place))}'
 

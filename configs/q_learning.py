@@ -1,0 +1,73 @@
+"""Q-learning: a network that learns by acting what each action is worth.
+
+  aigc train --config=configs/q_learning.py                     CartPole-v1 by DQN: double, with a target network
+  aigc train --config=configs/q_learning.py:dueling             the same with dueling heads and prioritized replay
+  aigc train --config=configs/q_learning.py:table               a table, no memory: cliff walking, exact
+  aigc train --config=configs/q_learning.py:slippery            the same on a lake of slippery ice
+
+How it plays is shown in RUN/samples, as a film and as a strip of pictures; more of it: aigc generate RUN --num=4
+
+Other worlds: --config.data.source=gymnax:Acrobot-v1, where gymnax is installed. Seeds, as lanes of one program:
+aigc sweep --config=configs/q_learning.py --sweep=seeds
+"""
+
+import ml_collections
+
+from aigc_jax.sweeps.space import sweep
+
+VARIANTS = ('', 'dueling', 'table', 'slippery')
+
+
+def get_config(variant=''):
+  if variant not in VARIANTS:
+    raise ValueError(f'no variant {variant!r}; there are {", ".join(VARIANTS[1:])}')
+  config = ml_collections.ConfigDict()
+  config.seed = 0
+  config.task = dict(name='q_learning')
+  config.model = dict(name='q_network')
+  config.data = dict(source='environment:cartpole')
+  config.optimizer = dict(name='adam')
+  config.training = dict(best_metric='validation/return', log_every=100)
+  {'': cartpole, 'dueling': dueling, 'table': cliff_walking, 'slippery': frozen_lake}[variant](config)
+  return config
+
+
+def cartpole(config):
+  config.data.update(environments=16, batch_size=128)
+  config.task.update(replay_size=10_000, learning_starts=1000, target_every=50, n_step=3, huber=None)
+  config.task.exploration_steps = 2500
+  config.optimizer.update(learning_rate=1e-3, schedule='linear', clip_norm=10.0)
+  config.training.update(steps=10_000, evaluate_every=500, checkpoint_every=2500, sample_every=5000)
+
+
+def dueling(config):
+  cartpole(config)
+  config.model.dueling = True
+  config.task.priority_exponent = 0.6
+
+
+def table(config, source):
+  config.model = dict(name='q_table')
+  config.data = dict(source=source, environments=16, batch_size=16, validation_episodes=16)
+  config.task.update(replay_size=16, learning_starts=0, double=False, target_every=None, huber=None)
+  config.task.update(
+    epsilon_start=1.0, epsilon_end=1.0
+  )  # what is learned is of the best policy, whatever is played
+  config.optimizer = dict(name='sgd')
+
+
+def cliff_walking(config):
+  table(config, 'environment:cliff_walking')
+  config.task.discount = 1.0
+  config.optimizer.update(learning_rate=8.0)  # a sixteenth of it for each world
+  config.training.update(steps=10_000, evaluate_every=1000, checkpoint_every=5000, sample_every=10_000)
+
+
+def frozen_lake(config):
+  table(config, 'environment:frozen_lake')
+  config.optimizer.update(learning_rate=8.0, schedule='linear')
+  config.training.update(steps=20_000, evaluate_every=2000, checkpoint_every=10_000, sample_every=20_000)
+
+
+def sweep_seeds():
+  return sweep('seed', range(10))
