@@ -83,6 +83,20 @@ def carried(source):
   return config
 
 
+def acting(source):
+  """Worlds that are acted in, prioritized replay, a target network."""
+  task = {
+    'name': 'q_learning',
+    'n_step': 2,
+    'priority_exponent': 0.6,
+    'replay_size': 256,
+    'learning_starts': 64,
+  }
+  data = {'source': 'environment:cartpole', 'environments': 8, 'batch_size': 16}
+  model = {'name': 'q_network', 'widths': (32,), 'dueling': True}
+  return text(source, model, task=task | {'target_every': 5, 'steps_per_update': 2}, data=data)
+
+
 FAMILIES = {
   'transformer': lambda source: text(source, {'name': 'transformer', 'vocabulary_size': 32, **WIDE}),
   'rotary': lambda source: text(
@@ -103,12 +117,13 @@ FAMILIES = {
   'cnn': images('mlp', {'name': 'cnn', 'channels': [8, 16], 'dense_width': 32}),
   'resnet': images('resnet', {'name': 'resnet', 'channels': [8, 16]}),
   'transformer_classifier': labelled({'name': 'transformer_classifier', **WIDE}),
+  'q_learning': acting,
   'rnn_classifier': labelled({'name': 'rnn_classifier', 'cell': 'lstm', 'width': 32}),
 }
 LAYOUTS = ('data', 'fsdp', 'tensor', 'pmap')
 # Under pmap each device draws its own noise, so these differ by nature; tests.training.test_rehearsal holds such
 # against the same rows on one device after another.
-OTHER_NOISE = ('masked', 'vae')
+OTHER_NOISE = ('masked', 'vae', 'q_learning')
 
 
 def parallel_of(layout, devices):
