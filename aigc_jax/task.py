@@ -29,7 +29,7 @@ class Context(NamedTuple):
   """Where and when a task's function is called.
 
   Under jit the whole batch is seen and the collectives are identities; under pmap each device sees its rows, and
-  `axis` names the mapped axis that `sum` and `gather` work over.
+  `axis` names the mapped axis that `sum`, `max` and `gather` work over.
   """
 
   key: Any  # () PRNG key of this call
@@ -42,6 +42,12 @@ class Context(NamedTuple):
     import jax
 
     return jax.lax.psum(tree, self.axis) if self.axis else tree
+
+  def max(self, tree):
+    """The largest of every leaf, place by place, over the devices."""
+    import jax
+
+    return jax.lax.pmax(tree, self.axis) if self.axis else tree
 
   def gather(self, array):
     """All devices' rows, [rows, ...] -> [devices * rows, ...]."""

@@ -90,7 +90,7 @@ def acting(source):
     'n_step': 2,
     'priority_exponent': 0.6,
     'replay_size': 256,
-    'learning_starts': 64,
+    'learning_starts': 0,
   }
   data = {'source': 'environment:cartpole', 'environments': 8, 'batch_size': 16}
   model = {'name': 'q_network', 'widths': (32,), 'dueling': True}

@@ -166,7 +166,7 @@ def build(config):
     done = explored(task, context.step)
     beta = task['importance_exponent'] * (1 - done) + done if prioritized else None
     drawn = replay.draw(memory, draw_key, added, rows_of_each, task['n_step'], beta)
-    weights = drawn.weights / context.gather(drawn.weights.max()[None]).max()
+    weights = drawn.weights / context.max(drawn.weights.max())
     learned = replay.returns(memory, drawn.places, task['n_step'], task['discount'])
     learned |= {'importance': weights, 'places': drawn.places}
     rows = jax.tree.map(
@@ -299,5 +299,5 @@ def reprioritized(task, extra, rows, difference, context):
   learned = rows['mask'].max() > 0
   size = jnp.where(learned, size, extra['largest'])
   memory = replay.reweighed(memory, rows['places'].reshape(count, -1), size.reshape(count, -1))
-  largest = jnp.maximum(extra['largest'], context.gather(size.max()[None]).max())
+  largest = jnp.maximum(extra['largest'], context.max(size.max()))
   return extra | {'replay': memory, 'largest': largest}

@@ -103,7 +103,7 @@ def make_step(config, builder, axis):
     task, filled = builder(floats), with_floats(config, floats)
     key, params = jax.random.fold_in(state.key, state.step), merge_frozen(state.params, state.frozen)
     if axis:  # each device draws its own noise
-      key, params = jax.random.fold_in(key, jax.lax.axis_index(axis)), varying(params, axis)
+      key = jax.random.fold_in(key, jax.lax.axis_index(axis))
     collect_key, loss_key = jax.random.split(key)
     context = Context(collect_key, state.step, True, axis)
     extra, batch = task.collect(params, state.extra, batch, context)

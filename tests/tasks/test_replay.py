@@ -26,7 +26,7 @@ def story(length, seed=0):
     reward.astype(np.float32),
     ends.astype(np.float32),
     (ends | cuts).astype(np.float32),
-    number[..., None] + np.float32(0.5),
+    (number[..., None] + 0.5).astype(np.float32),
   )
 
 

@@ -38,6 +38,20 @@ def translation(source):
   return tiny.config(source) | {'task': {'name': 'translation'}, 'model': model, 'data': pairs | lengths}
 
 
+def acting(source):
+  """Worlds, what was seen of them, its priorities and a target network."""
+  config = tiny.config(source)
+  task = {
+    'name': 'q_learning',
+    'replay_size': 64,
+    'learning_starts': 16,
+    'priority_exponent': 0.6,
+    'target_every': 3,
+  }
+  data = {'source': 'environment:cartpole', 'environments': 4, 'batch_size': 8, 'validation_episodes': 4}
+  return config | {'task': task, 'model': {'name': 'q_network', 'widths': (16,)}, 'data': data}
+
+
 class Killed(Exception):
   """The process is gone."""
 
@@ -65,11 +79,12 @@ def extra_of(run, step):
   return state_leaves.host_copies(checkpoint.flat(fields))
 
 
-TEXT = {'rnn': recurrent, 'masked': masked, 'translation': translation}
+TEXT = {'rnn': recurrent, 'masked': masked, 'translation': translation, 'q_learning': acting}
 FAMILIES = {
   'rnn': ('extra/carry/0/0', {}),
   'masked': (None, {}),
   'translation': (None, {}),
+  'q_learning': ('extra/replay/seen/observation', {}),
   'resnet': ('extra/batch_stats/final_norm/mean', {'task': {'flip': True, 'crop': 1}}),
   'vq': ('extra/codes', {}),
   'vae': (None, {'data': {'binarization': 'dynamic'}}),
@@ -77,7 +92,10 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize(
-  'family', [name if name == 'rnn' else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+  'family',
+  [
+    name if name in ('rnn', 'q_learning') else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES
+  ],
 )
 def test_a_run_killed_and_resumed_ends_where_the_unbroken_one_ends(family, source, images, tmp_path):
   kept, sections = FAMILIES[family]
