@@ -2,7 +2,7 @@
 
   python benchmarks/finetuning.py [--pair=classifier] [--seeds=0,1] [--folder=runs/finetuning]
 
-Each way has the best of its learning rates by the last validation loss of the first seed; from nothing is the same
+Each way has the better of two learning rates by the last validation loss of the first seed; from nothing is the same
 model, of the same size and tokenizer, with its first noise. A first run that is in the folder is not trained again.
 """
 

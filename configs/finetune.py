@@ -34,7 +34,7 @@ def get_config(variant='classifier'):
     raise ValueError(f'no variant {variant!r}; there are {", ".join(VARIANTS)}')
   config = ml_collections.ConfigDict()
   config.seed = 0
-  config.training = dict(steps=600, evaluate_every=150, checkpoint_every=150, sample_every=600)
+  config.training = dict(steps=300, evaluate_every=100, checkpoint_every=100, sample_every=300)
   config.optimizer = dict(name='adamw', schedule='cosine', warmup_steps=50, weight_decay=0.1, clip_norm=1.0)
   {'classifier': classifier, 'poems': poems, 'instructions': instructions}[variant](config)
   return config
