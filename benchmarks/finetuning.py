@@ -2,8 +2,9 @@
 
   python benchmarks/finetuning.py [--pair=classifier] [--way='from nothing'] [--seeds=0,1] [--folder=runs/finetuning]
 
-Each way has the better of two learning rates by the last validation loss of the first seed; from nothing is the same
-model, of the same size and tokenizer, with its first noise. A first run that is in the folder is not trained again.
+Each way has the better of two learning rates by the last validation loss of the first seed. From nothing is the same
+model, of the same size and tokenizer, as a first run that learned nothing leaves it. First runs that are in the folder
+go on, or are used as they are.
 """
 
 import argparse
@@ -43,12 +44,14 @@ WAYS = {
 QUIET = {'training.tensorboard': False, 'training.sample_every': None}
 
 
-def first_run(name, folder):
+def first_run(name, folder, learns):
   """The path of the run to start from, trained where it is not there."""
-  pair, path = PAIRS[name], folder / name
-  if not path.exists():
-    overrides = [*(pair.overrides | QUIET).items()]
-    aigc_jax.train(api.read_config(f'{CONFIGS}/{pair.first}', overrides), path, quiet=True)
+  pair, path = PAIRS[name], folder / (name if learns else f'{name}_untrained')
+  overrides = pair.overrides
+  if not learns:
+    rates = dict.fromkeys(('optimizer.learning_rate', 'optimizer.adam_learning_rate'), 0.0)
+    overrides = overrides | rates | {'training.steps': 1}
+  aigc_jax.train(api.read_config(f'{CONFIGS}/{pair.first}', [*overrides.items()]), path, quiet=True)
   return path
 
 
@@ -59,8 +62,6 @@ def second_run(name, first, way, rate, seed):
   if name == 'classifier' and 'lora.rank' in given:
     given['lora.trained'] = '^head'  # which is new
   config = api.read_config(f'{CONFIGS}/finetune.py:{name}', [*given.items()])
-  if WAYS[way].overrides is None:
-    config = config | {'init_from': ''}
   with tempfile.TemporaryDirectory() as folder:
     run = aigc_jax.train(config, f'{folder}/run', quiet=True)
     seconds = [row['time/seconds'] for row in run.metrics if 'time/seconds' in row][-1]
@@ -70,8 +71,8 @@ def second_run(name, first, way, rate, seed):
 
 def compare(name, ways, seeds, folder):
   """Prints a line for each way."""
-  first = first_run(name, folder)
   for way in ways:
+    first = first_run(name, folder, WAYS[way].overrides is not None)
     if way == 'the head alone' and name != 'classifier':
       continue  # it has none of its own
     tried = {rate: second_run(name, first, way, rate, seeds[0]) for rate in WAYS[way].rates}

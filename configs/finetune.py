@@ -21,7 +21,8 @@ it learns with --config.lora.rank=8, or with --config.training.freeze='^(embed|b
 
   aigc train --config=configs/finetune.py:instructions --config.init_from=FOLDER --config.data.source=jsonl:MINE.jsonl \
     --config.data.source_field=instruction --config.data.target_field=output \
-    --config.data.source_template='Instruction: {source} Answer:'
+    --config.data.source_template='Instruction: {source} Answer:' \
+    --config.data.source_length=256 --config.data.target_length=256
 """
 
 import ml_collections

@@ -144,8 +144,9 @@ def check_new(initial, params, frozen, config):
       f'config.training.freeze: {new[0]!r} {what}, and would never learn; leave it out of the pattern'
     )
   parts = '|'.join(dict.fromkeys(path if path in grown else path.split('/')[0] for path in new))
+  given = f'{config["lora"]["trained"]}|' if config['lora']['trained'] else ''
   raise UsageError(
-    f'config.lora.trained: {new[0]!r} {what}, and would never learn; use --config.lora.trained="^({parts})"'
+    f'config.lora.trained: {new[0]!r} {what}, and would never learn; use --config.lora.trained="{given}^({parts})"'
   )
 
 
