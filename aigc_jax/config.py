@@ -85,7 +85,8 @@ class LoraConfig:
   targets: str = (
     'attention/(query|value)/kernel$'  # kernels that have one: a regular expression of their paths
   )
-  trained: str | None = None  # parameters that learn besides, in full: the same, such as '^(head|pool)/'
+  # parameters that learn besides, in full: the same, such as '^(head|pool)/'; what init_from does not have must be here
+  trained: str | None = None
 
 
 SECTIONS = {'training': TrainingConfig, 'parallel': ParallelConfig, 'lora': LoraConfig}

@@ -21,7 +21,8 @@ it learns with --config.lora.rank=8, or with --config.training.freeze='^(embed|b
 
   aigc train --config=configs/finetune.py:instructions --config.init_from=FOLDER --config.data.source=jsonl:MINE.jsonl \
     --config.data.source_field=instruction --config.data.target_field=output \
-    --config.data.source_template='Instruction: {source} Answer:'
+    --config.data.source_template='Instruction: {source} Answer:' \
+    --config.data.source_length=256 --config.data.target_length=256
 """
 
 import ml_collections
@@ -34,7 +35,7 @@ def get_config(variant='classifier'):
     raise ValueError(f'no variant {variant!r}; there are {", ".join(VARIANTS)}')
   config = ml_collections.ConfigDict()
   config.seed = 0
-  config.training = dict(steps=600, evaluate_every=150, checkpoint_every=150, sample_every=600)
+  config.training = dict(steps=300, evaluate_every=100, checkpoint_every=100, sample_every=300)
   config.optimizer = dict(name='adamw', schedule='cosine', warmup_steps=50, weight_decay=0.1, clip_norm=1.0)
   {'classifier': classifier, 'poems': poems, 'instructions': instructions}[variant](config)
   return config

@@ -188,7 +188,9 @@ def _check_alphabet(sources, alphabet, tokenizer):
 
 def _tokens(part, tokenizer, documents):
   """Chunks of tokens of `part`; appends to `documents` where each document ends."""
-  separator = np.array(tokenizer.separator if part.separated else (), np.int32)
+  # a pretrained model that has a token before each text has it before the only one too
+  separated = part.separated or bool(tokenizer.prefix)
+  separator = np.array(tokenizer.separator if separated else (), np.int32)
   position = len(separator[-1:])
   yield separator[-1:]
   for batch in _batches(part.pieces()):

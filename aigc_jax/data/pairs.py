@@ -5,6 +5,7 @@ second half, or the fields that are named. A source ends in the tokenizer's end-
 template, as instructions do, and the target follows at once; a target ends in that token.
 """
 
+import bisect
 import dataclasses
 import functools
 from collections.abc import Iterator
@@ -235,7 +236,7 @@ def encode(config, tokenizer, pairs: list[Pair]) -> Encoded:
     if config['too_long'] == 'refuse' and any(more):
       long = next(i for i, count in enumerate(more) if count)
       raise UsageError(
-        f'{pairs[long].where}: the {side} has {len(tokens[long]) + more[long]} tokens, its end included, and '
+        f'{pairs[long].where}: the {side} has {len(tokens[long]) + more[long]} tokens, all in all, and '
         f'config.data.{side}_length is {config[f"{side}_length"]}; raise it, or cut the '
         f'{sum(map(bool, more)):,} that are longer by --config.data.too_long=cut'
       )
@@ -251,32 +252,29 @@ def read_sources(tokenizer, texts: list[str], config) -> tuple[list, list]:
   where the template leaves no room.
   """
   template, length = config.get('source_template'), config.get('source_length')
-  end = [tokenizer.end_of_text] if template is None else []
-  found, dropped = [], []
-  before, after = template_tokens(tokenizer, template)
-  room = None if length is None else length - len(tokenizer.prefix) - len(before) - len(after) - len(end)
-  if room is not None and room < 1:
-    raise UsageError(
-      f'config.data.source_length: {length} leaves no room for a source; use {length + 1 - room} or more'
-    )
-  wrapped = [(template or SOURCE).replace(SOURCE, text) for text in texts]
-  for text, ids in zip(texts, tokenizer.encode_all(wrapped), strict=True):
-    over = 0 if room is None else len(tokenizer.prefix) + len(ids) + len(end) - length
-    if over > 0:
-      ids = [*before, *tokenizer.encode(text)[:room], *after]
-    found.append(np.array([*tokenizer.prefix, *ids, *end], np.int32))
-    dropped.append(max(over, 0))
-  return found, dropped
-
-
-def template_tokens(tokenizer, template):
-  """Tokens of what a template has before the source, and behind it."""
   if template is None:
-    return [], []
+    end = [tokenizer.end_of_text]
+    whole = [np.array([*tokenizer.prefix, *ids], np.int32) for ids in tokenizer.encode_all(texts)]
+    kept = [ids if length is None else ids[: length - 1] for ids in whole]
+    dropped = [len(ids) - len(part) for ids, part in zip(whole, kept, strict=True)]
+    return [np.concatenate([part, end]).astype(np.int32) for part in kept], dropped
+  # what stands before a text is a part of it here, as where a chat template is rendered and then tokenized
+  wrap = lambda text: tokenizer.decode(tokenizer.prefix) + template.replace(SOURCE, text)
   try:
-    return tokenizer.encode_all(template.split(SOURCE))
+    least = len(tokenizer.encode(wrap(''))) + 1
   except UsageError as error:
     raise UsageError(f'config.data.source_template: {error}') from None
+  if length is not None and length < least:
+    raise UsageError(f'config.data.source_length: {length} leaves no room for a source; use {least} or more')
+  tokenizer.encode_all(texts)  # what a text has that the vocabulary lacks is told by its place in the text
+  found, dropped = tokenizer.encode_all([wrap(text) for text in texts]), [0] * len(texts)
+  for i, ids in enumerate(found):
+    if length is not None and len(ids) > length:
+      size = lambda count, text=texts[i]: len(tokenizer.encode(wrap(text[:count])))
+      most = bisect.bisect_right(range(len(texts[i])), length, key=size) - 1  # characters
+      found[i] = tokenizer.encode(wrap(texts[i][: max(most, 0)]))
+      dropped[i] = len(ids) - len(found[i])
+  return found, dropped
 
 
 def bucket_shapes(lengths: np.ndarray, buckets: int) -> list[tuple[int, int]]:

@@ -223,10 +223,12 @@ def without_mask(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def with_end(tokenizer: Tokenizer) -> Tokenizer:
-  """A tokenizer of characters or bytes with END_OF_TEXT, as its last; any other as it is."""
-  if tokenizer.end_of_text is not None or tokenizer.name not in ('characters', 'bytes'):
+  """A tokenizer of characters or bytes with END_OF_TEXT, as its last; any other, or one with a mask, as it is."""
+  if tokenizer.end_of_text is not None or tokenizer.saved.get('mask_token'):
     return tokenizer
-  return _made_of(without_mask(tokenizer).saved | {'end_of_text': True})
+  if tokenizer.name not in ('characters', 'bytes'):
+    return tokenizer
+  return _made_of(tokenizer.saved | {'end_of_text': True})
 
 
 def characters(alphabet: str, end_of_text: bool = False) -> Tokenizer:

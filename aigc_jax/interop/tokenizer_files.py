@@ -65,7 +65,8 @@ def chat_template(tokenizer, source_template):
   quoted = lambda text: json.dumps(text, ensure_ascii=False)
   before, after = source_template.split(pairs.SOURCE)
   whole = f"{quoted(before)} + message['content'] + {quoted(after)}"
-  first, end = (tokenizer.decode(ids) for ids in (tokenizer.prefix, [tokenizer.end_of_text]))
+  end = () if tokenizer.end_of_text is None else [tokenizer.end_of_text]
+  first, end = tokenizer.decode(tokenizer.prefix), tokenizer.decode(end)
   return {
     CHAT: (
       f'{{{{ {quoted(first)} }}}}'

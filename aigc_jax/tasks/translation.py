@@ -156,7 +156,7 @@ def prompts(config, encodes, tokenizer, texts):
   if any(dropped) and config['data']['too_long'] == 'refuse':
     long = next(i for i, count in enumerate(dropped) if count)
     raise UsageError(
-      f'prompt: has {len(encoded[long]) + dropped[long]} tokens, its end included, and config.data.source_length was '
+      f'prompt: has {len(encoded[long]) + dropped[long]} tokens, all in all, and config.data.source_length was '
       f'{config["data"]["source_length"]}; shorten it'
     )
   if encodes:

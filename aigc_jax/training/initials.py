@@ -127,6 +127,29 @@ def check(initial, params):
   checkpoint.check_leaves(initial.at, named(initial.leaves), named(wanted))
 
 
+def check_new(initial, params, frozen, config):
+  """Raises UsageError where something is new that `config` freezes: noise that would stay noise.
+
+  params, frozen: trees of shapes, the latter with holes where parameters learn.
+  """
+  wanted = {path: checkpoint.described(leaf) for path, leaf in checkpoint.flat(params).items()}
+  found, fixed = plan(initial.leaves, wanted), checkpoint.flat(frozen)
+  grown = [path for path, (axis, count) in found.rows.items() if count < wanted[path].shape[axis]]
+  new = [path for path in (*found.new, *grown) if path in fixed]
+  if not new:
+    return
+  what = 'is new' if new[0] in found.new else 'has rows that are new'
+  if config['lora']['rank'] is None:
+    raise UsageError(
+      f'config.training.freeze: {new[0]!r} {what}, and would never learn; leave it out of the pattern'
+    )
+  parts = '|'.join(dict.fromkeys(path if path in grown else path.split('/')[0] for path in new))
+  given = f'{config["lora"]["trained"]}|' if config['lora']['trained'] else ''
+  raise UsageError(
+    f'config.lora.trained: {new[0]!r} {what}, and would never learn; use --config.lora.trained="{given}^({parts})"'
+  )
+
+
 def overlay(trees, initial, lanes=0):
   """Parameters of a fresh state, with those that an Initial has in their places, put there one after another.
 

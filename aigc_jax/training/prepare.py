@@ -157,6 +157,7 @@ def check_by_shapes(config, dataset, task, initial):
     check_metric(training['best_metric'], task.report(ones))
   if initial is not None:
     initials.check(initial, params)
+    initials.check_new(initial, params, state.frozen, config)
 
 
 def check_freeze(pattern, state, params):

@@ -149,12 +149,19 @@ def test_long_texts_are_cut_with_their_count_or_refused(tmp_path):
   ends = sorted(row['targets'][11] == end for row in cut)
   assert ends == [False, True]  # a target that is cut does not end; one that fits just does
   with pytest.raises(
-    UsageError, match=r'line 1: the source has 21 tokens, its end included, and config\.data\.source_len'
+    UsageError, match=r'line 1: the source has 21 tokens, all in all, and config\.data\.source_len'
   ):
     load(source, source_length=10, too_long='refuse')
 
 
 TEMPLATE = 'Q: {source}\nA:'
+
+
+def rows_of(dataset):
+  """(tokens, length) of the sources of two steps and of all that validates."""
+  batches = [*(dataset.train_batch(step) for step in range(2)), *dataset.validation_batches()]
+  for batch in batches:
+    yield from ((tokens, n) for tokens, n in zip(batch['sources'], batch['lengths'], strict=True) if n)
 
 
 @pytest.mark.parametrize('tokenizer', ['characters', 'bytes', 'bpe:300'])
@@ -163,16 +170,18 @@ def test_a_template_stands_around_sources_and_is_never_cut(tmp_path, tokenizer):
   rows = [*PAIRS[:9], (letters, 'y')]
   dataset = load(tsv(tmp_path, rows), source_template=TEMPLATE, source_length=40, tokenizer=tokenizer)
   known, read = dataset.tokenizer, []
-  for batch in [*(dataset.train_batch(step) for step in range(2)), *dataset.validation_batches()]:
-    for tokens, length in zip(batch['sources'], batch['lengths'], strict=True):
-      assert known.end_of_text not in tokens[:length]  # the target follows at once
-      read.append(known.decode(tokens[:length]))
+  for tokens, length in rows_of(dataset):
+    assert known.end_of_text not in tokens[:length]  # the target follows at once
+    read.append(known.decode(tokens[:length]))
   wrapped = {TEMPLATE.replace('{source}', source) for source, _ in rows[:9]}
   *_, long = sorted(read, key=len)
-  assert set(read) - {long, ''} <= wrapped
+  assert set(read) - {long} <= wrapped
   assert long == TEMPLATE.replace('{source}', letters[: len(long) - 6])
+  # the tokens are those of the text as a whole, where it was cut too
+  ids = {tuple(tokens[:length].tolist()) for tokens, length in rows_of(dataset)}
+  assert ids == {tuple(known.encode(text).tolist()) for text in read}
   assert dataset.facts['cut_sources'] == 1
-  assert max(len(known.encode(text)) for text in read) == 40
+  assert 38 <= max(len(known.encode(text)) for text in read) <= 40  # characters are left out, not tokens
   assert set(dataset.pairs) <= set(rows)  # for people and for scores: as the file has them
 
 
@@ -198,7 +207,7 @@ def test_a_tokenizer_from_elsewhere_gets_an_end_and_may_lack_characters(tmp_path
     assert dataset.tokenizer.vocabulary_size == size
     assert texts_of(dataset, dataset.train_batch(0)) == [('ab', 'c')]
     assert tokenizers.with_end(dataset.tokenizer) is dataset.tokenizer
-  with pytest.raises(UsageError, match=r"config.data.source_template: 'Q', ':', ' ' .* 4 characters"):
+  with pytest.raises(UsageError, match=r"config.data.source_template: 'Q', ':', ' ', 'A' .* 4 characters"):
     data.load(config | {'source_template': TEMPLATE}, tokenizers.characters('abc'), form='pairs')
 
 

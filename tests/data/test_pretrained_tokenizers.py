@@ -192,6 +192,12 @@ def test_masked_text_stands_within_the_frame(pair, tmp_path):
   end = (ours.end_of_text,)  # where a text has no end as transformers frames it
   expected = {tuple(theirs(text)['input_ids']) for text in texts}
   assert found == {ids if ids[-1:] == end else ids + end for ids in expected}
+  if ours.prefix:  # so is the only document of a source
+    (tmp_path / 'one.txt').write_text(texts[0], encoding='utf-8')
+    one = dict.fromkeys(('source', 'validation_source'), f'text:{tmp_path}/one.txt')
+    batches = load(packing='documents', **one, sequence_length=4).validation_batches()
+    ids = [i for batch in batches for i in batch['inputs'][batch['segments'] > 0].tolist()]
+    assert ids == [*ours.prefix, *ours.encode(texts[0]).tolist(), *end]
   windows = load(sequence_length=16)
   before, after = ours.prefix, ours.suffix
   stream = []

@@ -9,7 +9,9 @@ import transformers
 
 import aigc_jax
 from aigc_jax import exporting
+from aigc_jax.data import pairs, pretrained_tokenizers, tokenizers
 from aigc_jax.errors import UsageError
+from aigc_jax.interop import folders, tokenizer_files
 from aigc_jax.schemas import resolved
 from tests import tiny
 from tests.data.test_pretrained_tokenizers import write_llama
@@ -138,6 +140,28 @@ def test_instructions_are_put_by_the_chat_template_as_they_were_learned(tmp_path
   aigc_jax.export(again, tmp_path / 'back')
   read = lambda name: (tmp_path / name / 'chat_template.jinja').read_text()
   assert read('back') == read('out')
+
+
+@pytest.mark.parametrize('scheme', ['always', 'first', 'never'])
+@pytest.mark.parametrize('template', ['{source}', ' {source}', 'a\\"b\n{{ {source} {% x %}é🐳'])
+def test_a_question_is_the_same_tokens_by_the_chat_template(scheme, template, tmp_path):
+  """However a tokenizer of Llama's kind marks the beginning of a text."""
+  folder = write_llama(tmp_path / 'there')
+  library = json.loads((folder / 'tokenizer.json').read_text(encoding='utf-8'))
+  spaces = {'type': 'Metaspace', 'replacement': '▁', 'prepend_scheme': scheme, 'split': False}
+  library |= {'normalizer': None, 'pre_tokenizer': spaces}
+  (folder / 'tokenizer.json').write_text(json.dumps(library), encoding='utf-8')
+  saved = pretrained_tokenizers.read_folder(folder, folders.read_json, folders.inside)
+  ours = tokenizers.pretrained(saved)
+  (folder / 'chat_template.jinja').write_text(
+    tokenizer_files.chat_template(ours, template)['chat_template.jinja'], encoding='utf-8'
+  )
+  theirs = transformers.AutoTokenizer.from_pretrained(folder)
+  for text in ('Call me', ' two  spaces', 'x'):
+    (read,), _ = pairs.read_sources(ours, [text], {'source_template': template})
+    asked = theirs.apply_chat_template([{'role': 'user', 'content': text}], return_dict=False)
+    assert asked == read.tolist()
+  assert ours.prefix == (1,) == tuple(read[:1])
 
 
 def test_an_encoder_of_ours_is_a_bert(corpus, tmp_path):

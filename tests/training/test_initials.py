@@ -100,6 +100,23 @@ def test_more_tokens_keep_the_rows_of_those_that_were(masked, tmp_path):
   assert np.std(ours[len(theirs) :]) > 0
 
 
+@pytest.mark.parametrize(
+  ('typed', 'message'),
+  [
+    ({'lora.rank': 2}, r"lora.trained: 'head/bias' is new, .* use --config.lora.trained=\"\^\(head\)\""),
+    ({'training.freeze': 'kernel'}, r"training.freeze: 'head/kernel' is new, and would never learn"),
+    (
+      {'lora.rank': 2, 'lora.trained': '^head', 'model.vocabulary_size': 90},
+      r"'embed/token' has rows that are new, .*=\"\^head\|\^\(embed/token\)\"",
+    ),
+  ],
+)
+def test_what_is_new_must_learn(masked, tmp_path, typed, message):
+  with pytest.raises(UsageError, match=message):
+    start(masked, tmp_path, **typed)
+  assert not (tmp_path / 'run').exists()
+
+
 def test_what_is_frozen_is_theirs_and_the_head_learns(masked, tmp_path):
   frozen = {
     'training.freeze': '^(block|embed|final)',
