@@ -34,9 +34,9 @@ def get_config(variant=''):
 
 def cartpole(config):
   config.data.update(environments=16, batch_size=128)
-  config.task.update(replay_size=10_000, learning_starts=1000, target_every=50, n_step=3, huber=None)
+  config.task.update(replay_size=10_000, learning_starts=1000, target_every=100, n_step=5, huber=None)
   config.task.exploration_steps = 2500
-  config.optimizer.update(learning_rate=1e-3, schedule='linear', clip_norm=10.0)
+  config.optimizer.update(learning_rate=2.5e-3, schedule='linear', clip_norm=10.0)
   config.training.update(steps=10_000, evaluate_every=500, checkpoint_every=2500, sample_every=5000)
 
 

@@ -40,7 +40,7 @@ def axis_sizes(config, count, fewer=False):
 
   Of `data` and another axis that are both -1, the other one takes all.
   """
-  parallel, rows = config['parallel'], config['data']['batch_size'] // config['training']['microbatches']
+  parallel, rows = config['parallel'], dealt_rows(config)
   sizes = {axis: parallel[axis] for axis in AXES}
   # -1 is what `data` has unless it is given
   if sizes['data'] == -1 and -1 in (sizes['fsdp'], sizes['tensor']):
@@ -55,8 +55,14 @@ def axis_sizes(config, count, fewer=False):
       dealt = math.prod(sizes[other] for other in ROWS if other != axis)
       fits = [n for n in range(1, count // fixed + 1) if axis == 'tensor' or rows % (n * dealt) == 0]
       sizes[axis] = max(fits, default=1)
-  check_rows(sizes, rows, count, config['training']['microbatches'])
+  check_rows(sizes, rows, count, config)
   return tuple(sizes.values())
+
+
+def dealt_rows(config):
+  """What devices have equal parts of: the rows of a microbatch and, where worlds are acted in, these too."""
+  rows = config['data']['batch_size'] // config['training']['microbatches']
+  return math.gcd(rows, config['data'].get('environments', 0))
 
 
 def fixed_part(sizes):
@@ -78,13 +84,20 @@ def what_fits(sizes, count):
   return {'data': -1, 'tensor': max(n for n in range(1, count + 1) if tensor % n == 0)}
 
 
-def check_rows(sizes, rows, count, microbatches):
+def told_rows(config):
+  """For people: '16 rows of a batch'."""
+  microbatches, worlds = config['training']['microbatches'], config['data'].get('environments')
+  rows = f'{config["data"]["batch_size"] // microbatches} rows of a {"microbatch" if microbatches > 1 else "batch"}'
+  return f'{worlds} environments and the {rows}' if worlds else rows
+
+
+def check_rows(sizes, rows, count, config):
   """Raises UsageError where the rows of a batch cannot be dealt out evenly."""
   among = {axis: sizes[axis] for axis in ROWS}
   if rows % math.prod(among.values()):
     good = [n for n in range(1, count // sizes['tensor'] + 1) if rows % n == 0]
     raise UsageError(
-      f'{told(among)} do not divide the {rows} rows of a {"microbatch" if microbatches > 1 else "batch"}; '
+      f'{told(among)} do not divide the {told_rows(config)}; '
       f'use {" x ".join(axis for axis in among if among[axis] > 1)} among {listed(good)}'
     )
 

@@ -95,11 +95,9 @@ def notes_on(prepared, config):
   program, notes = prepared.program, []
   used, parallel = program.mesh.size, config['parallel']
   if -1 in parallel.values() and used < len(jax.devices()):
-    rows = config['data']['batch_size'] // config['training']['microbatches']
-    what = 'batch' if config['training']['microbatches'] == 1 else 'microbatch'
     notes.append(
-      f'note: {used} of {len(jax.devices())} devices are used, as many as fit config.parallel and divide the {rows} '
-      f'rows of a {what}'
+      f'note: {used} of {len(jax.devices())} devices are used, as many as fit config.parallel and divide the '
+      f'{mesh.told_rows(config)}'
     )
   if (parts := program.mesh.shape['tensor']) > 1:
     leaves = checkpoint.flat((prepared.target.params, prepared.target.frozen))

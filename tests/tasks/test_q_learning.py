@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from aigc_jax import api, environments, tasks
+from aigc_jax import api, cli, environments, tasks
 from aigc_jax.config import floats_of
 from aigc_jax.environments import worlds
 from aigc_jax.errors import UsageError
@@ -18,13 +19,14 @@ from aigc_jax.training.step import make_program
 FROZEN = {'epsilon_start': 1.0, 'epsilon_end': 1.0}
 
 
-def config_of(source='cartpole', model=None, data=None, training=None, **task):
+def config_of(source='cartpole', model=None, data=None, training=None, parallel=None, **task):
   rows = {'environments': 4, 'batch_size': 8, 'validation_episodes': 3} | (data or {})
   return {
     'task': {'name': 'q_learning', 'replay_size': 64, 'learning_starts': 0, **task},
     'model': {'name': 'q_network', 'widths': (16,)} if model is None else model,
     'data': {'source': f'environment:{source}', **rows},
     'optimizer': {'name': 'adam', 'learning_rate': 1e-2},
+    'parallel': parallel or {},
     'training': {'steps': 10, 'tensorboard': False, 'sample_every': None} | (training or {}),
   }
 
@@ -186,6 +188,10 @@ def test_a_table_learns_what_planning_finds():
     ),
     ({'model': {'name': 'mlp'}}, "'mlp' is no model for the task 'q_learning'"),
     ({'model': {'name': 'q_network', 'actions': 3}}, "config.model.actions: 3, but 'cartpole' has 2"),
+    (
+      {'parallel': {'data': 8}},
+      'config.parallel.data: 8 devices do not divide the 4 environments and the 8 rows',
+    ),
     ({'training': {'microbatches': 4}}, 'config.training.microbatches: 4 do not divide the 2 transitions'),
   ],
 )
@@ -193,3 +199,23 @@ def test_what_does_not_fit_is_one_line(fields, message):
   with pytest.raises(UsageError, match=message) as raised:
     made(**fields)
   assert '\n' not in str(raised.value)
+
+
+def test_a_run_shows_how_it_plays(tmp_path, capsys):
+  training = {'steps': 6, 'evaluate_every': 6, 'checkpoint_every': None, 'sample_every': 6}
+  run = api.train(config_of(training=training), tmp_path / 'run', quiet=True)
+  with Image.open(tmp_path / 'run/samples/00000006-rollout.gif') as film:
+    frames = film.n_frames  # one of each step and the first, less those that look like the one before
+  text = (tmp_path / 'run/samples/00000006-rollout.txt').read_text(encoding='utf-8')
+  steps = int(text.split()[-2])
+  assert text == f'episode 1: return {steps} in {steps} steps'
+  assert steps / 2 < frames <= steps + 1
+  with Image.open(tmp_path / 'run/samples/00000006-rollout.png') as strip:
+    assert strip.width > 10 * strip.height
+  found = run.evaluate()
+  assert found['return'] == pytest.approx(run.metrics[-1]['validation/return'])
+  assert cli.main(['generate', str(tmp_path / 'run'), '--num=2', f'--output={tmp_path}/played.png']) == 0
+  with Image.open(tmp_path / 'played.png') as picture:
+    assert picture.height > 2 * (strip.height - 4)
+  assert cli.main(['generate', str(tmp_path / 'run'), '--interpolate']) == 64
+  assert 'mean nothing for episodes' in capsys.readouterr().err
