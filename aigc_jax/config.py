@@ -196,10 +196,11 @@ def call(text, name, *arguments):
     raise UsageError(
       f'--config={text}: no such file; {close}config files in {folder}: {listed(there) or "none"}'
     )
-  spec = importlib.util.spec_from_file_location('aigc_config', path)
-  module = importlib.util.module_from_spec(spec)
+  module = types.ModuleType('aigc_config')  # not imported: that would leave a folder of bytecode beside it
+  module.__file__ = path
   try:
-    spec.loader.exec_module(module)
+    with open(path, 'rb') as file:
+      exec(compile(importlib.util.decode_source(file.read()), path, 'exec'), vars(module))
     if not hasattr(module, name):
       prefix = name.partition('_')[0] + '_'
       close = nearest(name, [other for other in vars(module) if other.startswith(prefix)])
