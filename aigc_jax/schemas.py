@@ -5,7 +5,8 @@ import os
 
 from aigc_jax import models, tasks
 from aigc_jax import run as run_folder
-from aigc_jax.config import Schemas, fields_of, load_file, override, resolve
+from aigc_jax.config import Schemas, fields_of, override, resolve
+from aigc_jax.config_files import load_file
 from aigc_jax.errors import UsageError
 from aigc_jax.interop import checkpoints, folders
 from aigc_jax.interop.tokenizer_files import tokenizer_of

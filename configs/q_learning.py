@@ -34,7 +34,7 @@ def get_config(variant=''):
 
 def cartpole(config):
   config.data.update(environments=16, batch_size=128)
-  config.task.update(replay_size=10_000, learning_starts=1000, target_every=100, n_step=5, huber=None)
+  config.task.update(replay_size=10_000, learning_starts=1000, target_every=100, n_step=5)
   config.task.exploration_steps = 2500
   config.optimizer.update(learning_rate=2.5e-3, schedule='linear', clip_norm=10.0)
   config.training.update(steps=10_000, evaluate_every=500, checkpoint_every=2500, sample_every=5000)
@@ -49,7 +49,7 @@ def dueling(config):
 def table(config, source):
   config.model = dict(name='q_table')
   config.data = dict(source=source, environments=16, batch_size=16, validation_episodes=16)
-  config.task.update(replay_size=16, learning_starts=0, double=False, target_every=None, huber=None)
+  config.task.update(replay_size=16, learning_starts=0, double=False, target_every=None)
   config.task.update(
     epsilon_start=1.0, epsilon_end=1.0
   )  # what is learned is of the best policy, whatever is played

@@ -7,7 +7,7 @@ It is the default variant of transformer_lm.py.
 
 import pathlib
 
-from aigc_jax.config import load_file
+from aigc_jax.config_files import load_file
 
 
 def get_config():

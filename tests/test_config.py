@@ -22,12 +22,12 @@ from aigc_jax.config import (
   as_dict,
   floats_of,
   from_json,
-  load_file,
   override,
   resolve,
   to_json,
   with_floats,
 )
+from aigc_jax.config_files import load_file
 from aigc_jax.data.pipeline import TextData
 from aigc_jax.errors import UsageError
 

@@ -266,8 +266,13 @@ def read_sources(tokenizer, texts: list[str], config) -> tuple[list, list]:
     raise UsageError(f'config.data.source_template: {error}') from None
   if length is not None and length < least:
     raise UsageError(f'config.data.source_length: {length} leaves no room for a source; use {least} or more')
-  tokenizer.encode_all(texts)  # what a text has that the vocabulary lacks is told by its place in the text
-  found, dropped = tokenizer.encode_all([wrap(text) for text in texts]), [0] * len(texts)
+  try:
+    found, dropped = tokenizer.encode_all([wrap(text) for text in texts]), [0] * len(texts)
+  except UsageError:
+    tokenizer.encode_all(
+      texts
+    )  # says what the vocabulary lacks by its place in the text, and not in the template
+    raise
   for i, ids in enumerate(found):
     if length is not None and len(ids) > length:
       size = lambda count, text=texts[i]: len(tokenizer.encode(wrap(text[:count])))

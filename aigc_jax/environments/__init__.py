@@ -9,9 +9,8 @@ BUILT_IN = {
   'cliff_walking': worlds.cliff_walking,
   'frozen_lake': worlds.frozen_lake,
 }
-KINDS = ('environment', 'gymnax')
 
-__all__ = ['BUILT_IN', 'KINDS', 'Environment', 'make']
+__all__ = ['BUILT_IN', 'Environment', 'make']
 
 
 def make(source: str) -> Environment:

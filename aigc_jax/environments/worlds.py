@@ -47,7 +47,7 @@ def from_grid(name, rows, outcome, slips, time_limit):
   """The Environment of a drawn grid.
 
   Args:
-    rows: a string each; 'S' is where episodes begin, and where any that is terminal begins no step.
+    rows: a string each; 'S' is where episodes begin.
     outcome: (cell entered, its row, its column) -> (next state, reward, terminal).
     slips: pairs of (turns by a quarter from the action that was meant, probability).
   """

@@ -10,7 +10,7 @@ import warnings
 from typing import Any, NamedTuple
 
 from aigc_jax import files, run
-from aigc_jax.config import load_file
+from aigc_jax.config_files import load_file
 from aigc_jax.errors import UsageError
 from aigc_jax.schemas import read_config
 from aigc_jax.sweeps import folder as sweep_folder

@@ -4,7 +4,8 @@ import hashlib
 import json
 from typing import Any, NamedTuple
 
-from aigc_jax.config import call, floats_of, load_file, path_of, with_floats
+from aigc_jax.config import floats_of, with_floats
+from aigc_jax.config_files import call, load_file, path_of
 from aigc_jax.errors import UsageError
 from aigc_jax.schemas import read_config
 from aigc_jax.sweeps import space

@@ -7,7 +7,8 @@ of that is in `collect`, so it is a part of the one compiled step.
 
 import dataclasses
 import functools
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +24,6 @@ from aigc_jax.tasks import replay, rollouts
 
 HIGHER_IS_BETTER = ('return', 'length')  # metrics
 MODELS = ('q_network', 'q_table')
-EVALUATION_SEED = (
-  0  # of the episodes that evaluations play: the same in every run, so that figures can be compared
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,23 +31,21 @@ class QLearningConfig:
   discount: Annotated[float, UnitInterval] = 0.99
   epsilon_start: Annotated[float, UnitInterval] = 1.0  # how many actions are random
   epsilon_end: Annotated[float, UnitInterval] = 0.05
-  exploration_steps: Annotated[int, Positive] | None = (
-    None  # from the one to the other; None: half of all steps
-  )
+  # from the one to the other; None: half of all steps
+  exploration_steps: Annotated[int, Positive] | None = None
   steps_per_update: Annotated[int, Positive] = 1  # that are taken in each world before each update
   replay_size: Annotated[int, Positive] = 10_000  # transitions, of all worlds together
   learning_starts: Annotated[int, NonNegative] = 1_000  # transitions before the first update
   n_step: Annotated[int, Positive] = 1  # rewards that are summed before a value is asked for
-  double: bool = (
-    True  # the network chooses the action, the target network says its worth (van Hasselt et al. 2016)
-  )
+  double: bool = True  # the network chooses the next action, the target network says its worth
   # the target network is the network as it was at every so many steps, or a moving average; neither: the network itself
   target_every: Annotated[int, Positive] | None = 100
   target_rate: Annotated[float, UnitInterval] | None = None  # how far it moves to the network at each step
   # prioritized replay (Schaul et al. 2016): errors to this power are how likely a transition is; None: all alike
   priority_exponent: Annotated[float, NonNegative] | None = None
   importance_exponent: Annotated[float, UnitInterval] = 0.4  # what corrects for that; 1 when exploration ends
-  huber: Annotated[float, Positive] | None = 1.0  # larger errors count linearly; None: all are squared
+  # larger errors count linearly (Mnih et al. 2015: 1, which may pass over rare ends of episodes); None: none do
+  huber: Annotated[float, Positive] | None = None
   sample_episodes: Annotated[int, Positive] = 1  # shown while training
 
 
@@ -117,12 +113,28 @@ def check_replay(config):
 def capacity(config):
   """Transitions of each world that are kept: a multiple of what it adds at a step."""
   task = config['task']
-  return (
-    task['replay_size']
-    // config['data']['environments']
-    // task['steps_per_update']
-    * task['steps_per_update']
-  )
+  each = task['replay_size'] // config['data']['environments']
+  return each - each % task['steps_per_update']
+
+
+class Parts(NamedTuple):
+  """What the functions of the task are made of; `task` and the model may hold traced floats."""
+
+  environment: environments.Environment
+  values_of: Callable  # params, observations [rows, ...] -> [rows, actions]
+  task: dict  # the fields of QLearningConfig
+  worlds: int
+  rows_of_each: int  # of a batch
+  capacity: int  # of the memory, for each world
+
+  @property
+  def prioritized(self):
+    return self.task['priority_exponent'] is not None
+
+  @property
+  def targets(self):
+    """Whether there is a target network."""
+    return self.task['target_every'] is not None or self.task['target_rate'] is not None
 
 
 def build(config):
@@ -130,141 +142,142 @@ def build(config):
   task, data = config['task'], config['data']
   environment = environments.make(data['source'])
   model = models.build(config['model'], jnp.dtype(config['training']['precision']))
-  values_of = lambda params, observations: model.apply({'params': params}, observations)  # [rows, actions]
-  rows_of_each = data['batch_size'] // data['environments']
-  prioritized, targets = task['priority_exponent'] is not None, has_target(task)
-
-  def init(key, batch):
-    del batch
-    params_key, worlds_key = jax.random.split(key)
-    players = begin(environment, jax.random.split(worlds_key, data['environments']))
-    observations = jax.vmap(environment.observe)(players.state)
-    params = model.init(params_key, observations)['params']
-    keys = jax.random.split(worlds_key, data['environments'])
-    actions = jnp.zeros(data['environments'], jnp.int32)
-    seen = jax.eval_shape(functools.partial(advance, environment), players, actions, keys)[1]
-    memory = replay.empty(seen, capacity(config), prioritized)
-    extra = {'players': players, 'replay': memory, 'added': jnp.int32(0)}
-    extra['finished'] = {
-      'return': jnp.zeros(len(keys)),
-      'any': jnp.zeros(len(keys)),
-    }  # the last episode of each
-    if prioritized:
-      extra['largest'] = jnp.float32(1)  # of all priorities so far: what is new has it
-    if targets:
-      extra['target'] = jax.tree.map(jnp.copy, params)
-    return params, extra
-
-  def collect(params, extra, batch, context):
-    act_key, draw_key = jax.random.split(context.key)
-    extra, transitions = act(params, extra, act_key, context.step)
-    memory = replay.insert(extra['replay'], transitions, extra['added'], extra.get('largest'))
-    added = extra['added'] + task['steps_per_update']
-    extra = extra | {'replay': memory, 'added': added}
-    if targets:
-      extra['target'] = moved(task, extra['target'], params, context.step)
-    done = explored(task, context.step)
-    beta = task['importance_exponent'] * (1 - done) + done if prioritized else None
-    drawn = replay.draw(memory, draw_key, added, rows_of_each, task['n_step'], beta)
-    weights = drawn.weights / context.max(drawn.weights.max())
-    learned = replay.returns(memory, drawn.places, task['n_step'], task['discount'])
-    learned |= {'importance': weights, 'places': drawn.places}
-    rows = jax.tree.map(
-      lambda x: x.reshape(-1, *x.shape[2:]), learned
-    )  # [batch, ...], the rows of a world together
-    enough = (added >= task['n_step']) & (added * data['environments'] >= task['learning_starts'])
-    return extra, rows | {'mask': batch['mask'] * enough}
-
-  def act(params, extra, key, step):
-    """Every world `steps_per_update` times -> (extra, Transition [worlds, steps, ...])."""
-    epsilon = epsilon_at(task, step)
-
-    def one(carry, key):
-      players, finished = carry
-      count = len(players.time)
-      explore_key, action_key, worlds_key = jax.random.split(key, 3)
-      greedy = values_of(params, jax.vmap(environment.observe)(players.state)).argmax(-1)
-      explore = jax.random.uniform(explore_key, (count,)) < epsilon
-      actions = jnp.where(explore, jax.random.randint(action_key, (count,), 0, environment.actions), greedy)
-      players, seen, returned = advance(
-        environment, players, actions.astype(jnp.int32), jax.random.split(worlds_key, count)
-      )
-      finished = {
-        'return': jnp.where(seen.last > 0, returned, finished['return']),
-        'any': jnp.maximum(finished['any'], seen.last),
-      }
-      return (players, finished), seen
-
-    keys = jax.random.split(key, task['steps_per_update'])
-    (players, finished), seen = jax.lax.scan(one, (extra['players'], extra['finished']), keys)
-    return extra | {'players': players, 'finished': finished}, jax.tree.map(
-      lambda x: jnp.moveaxis(x, 0, 1), seen
-    )
-
-  def errors(params, target, rows):
-    """(temporal differences, values of the actions that were taken), both [rows]."""
-    values = values_of(params, rows['observation'])
-    value = jnp.take_along_axis(values, rows['action'][:, None], 1)[:, 0]
-    following = values_of(target, rows['next_observation'])
-    chooser = values_of(params, rows['next_observation']) if task['double'] and targets else following
-    best = jnp.take_along_axis(following, chooser.argmax(-1)[:, None], 1)[:, 0]
-    return value - jax.lax.stop_gradient(rows['reward'] + rows['bootstrap'] * best), value
-
-  def loss(params, extra, batch, context):
-    difference, value = errors(params, extra.get('target', jax.lax.stop_gradient(params)), batch)
-    mask = batch['mask']
-    total, weight = (penalty(task, difference) * batch['importance'] * mask).sum(), mask.sum()
-    finished = extra['finished']
-    metrics = {
-      'return': ((finished['return'] * finished['any']).sum(), finished['any'].sum()),
-      'value': ((value * mask).sum(), weight),
-      'epsilon': (epsilon_at(task, context.step) * weight, weight),
-    }
-    if prioritized:
-      extra = reprioritized(task, extra, batch, difference, context)
-    return total, (weight, extra, metrics)
-
-  def evaluate(params, extra, batch, context):
-    del extra, context
-    judge = lambda rows: penalty(task, errors(params, params, rows)[0])
-    found = rollouts.play(environment, values_of, params, batch['episodes'], task['discount'], judge)
-    mask = batch['mask']
-    count = mask.sum()
-    metrics = {
-      'loss': ((found.judged * mask).sum(), (found.length * mask).sum()),
-      'return': ((found.returned * mask).sum(), count),
-      'length': ((found.length * mask).sum(), count),
-    }
-    if environment.tables is not None:
-      best = worlds.optimal_values(environment.tables, task['discount'])
-      states = jnp.arange(len(best))
-      lives = worlds.reachable(environment.tables)
-      apart = (jnp.abs(values_of(params, states) - best) * lives[:, None]).max()
-      metrics['table_error'] = apart * mask.max(), mask.max()
-    return metrics
-
+  values_of = lambda params, observations: model.apply({'params': params}, observations)
+  worlds = data['environments']
+  parts = Parts(environment, values_of, task, worlds, data['batch_size'] // worlds, capacity(config))
+  watch = rollouts.watcher(environment, values_of)
   return Task(
-    init,
-    loss,
-    collect,
-    evaluate,
-    show=functools.partial(rollouts.show, environment, values_of, task['sample_episodes']),
-    draw=functools.partial(rollouts.draw, environment, values_of),
-    layout=layout(prioritized, targets),
+    functools.partial(init, parts, model),
+    functools.partial(loss, parts),
+    functools.partial(collect, parts),
+    functools.partial(evaluate, parts),
+    show=functools.partial(rollouts.show, environment, watch, task['sample_episodes']),
+    draw=functools.partial(rollouts.draw, environment, watch),
+    layout=layout(parts),
     unit='transitions',
     higher_is_better=HIGHER_IS_BETTER,
   )
 
 
-def has_target(task):
-  return task['target_every'] is not None or task['target_rate'] is not None
-
-
-def layout(prioritized, targets):
+def layout(parts):
   """How `extra` lies: each device has its own worlds and what they saw."""
-  rows = dict.fromkeys(('players', 'replay', 'finished'), 'rows')
-  everywhere = ['added'] + ['largest'] * prioritized + ['target'] * targets
-  return rows | dict.fromkeys(everywhere, 'replicated')
+  found = {'players': 'rows', 'replay': 'rows', 'finished': 'rows', 'added': 'replicated'}
+  if parts.prioritized:
+    found['largest'] = 'replicated'
+  if parts.targets:
+    found['target'] = 'replicated'
+  return found
+
+
+def init(parts, model, key, batch):
+  del batch
+  params_key, worlds_key = jax.random.split(key)
+  keys = jax.random.split(worlds_key, parts.worlds)
+  players = begin(parts.environment, keys)
+  params = model.init(params_key, jax.vmap(parts.environment.observe)(players.state))['params']
+  actions = jnp.zeros(parts.worlds, jnp.int32)
+  seen = jax.eval_shape(functools.partial(advance, parts.environment), players, actions, keys)[1]
+  memory = replay.empty(seen, parts.capacity, parts.prioritized)
+  # of each world's last whole episode: its return, and whether there was one
+  finished = {'return': jnp.zeros(parts.worlds), 'any': jnp.zeros(parts.worlds)}
+  extra = {'players': players, 'replay': memory, 'finished': finished, 'added': jnp.int32(0)}
+  if parts.prioritized:
+    extra['largest'] = jnp.float32(1)  # of all priorities so far: what is new has it
+  if parts.targets:
+    extra['target'] = jax.tree.map(jnp.copy, params)
+  return params, extra
+
+
+def collect(parts, params, extra, batch, context):
+  """Acts, remembers, and draws what is learned from; the rows of a world lie together in the batch."""
+  task, (act_key, draw_key) = parts.task, jax.random.split(context.key)
+  players, finished, seen = act(parts, params, extra, act_key, context.step)
+  memory = replay.insert(extra['replay'], seen, extra['added'], extra.get('largest'))
+  added = extra['added'] + task['steps_per_update']
+  extra = extra | {'players': players, 'finished': finished, 'replay': memory, 'added': added}
+  if parts.targets:
+    extra['target'] = moved(task, extra['target'], params, context.step)
+  done = explored(task, context.step)
+  beta = task['importance_exponent'] * (1 - done) + done if parts.prioritized else None
+  drawn = replay.draw(memory, draw_key, added, parts.rows_of_each, task['n_step'], beta)
+  learned = replay.returns(memory, drawn.places, task['n_step'], task['discount'])
+  learned |= {'importance': drawn.weights / context.max(drawn.weights.max()), 'places': drawn.places}
+  rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), learned)  # [batch, ...]
+  enough = (added >= task['n_step']) & (added * parts.worlds >= task['learning_starts'])
+  return extra, rows | {'mask': batch['mask'] * enough}
+
+
+def act(parts, params, extra, key, step):
+  """Every world `steps_per_update` times -> (Players, what is finished, Transition [worlds, steps, ...])."""
+  environment, epsilon = parts.environment, epsilon_at(parts.task, step)
+
+  def one(carry, key):
+    players, finished = carry
+    count = len(players.time)
+    explore_key, action_key, worlds_key = jax.random.split(key, 3)
+    greedy = parts.values_of(params, jax.vmap(environment.observe)(players.state)).argmax(-1)
+    explore = jax.random.uniform(explore_key, (count,)) < epsilon
+    actions = jnp.where(explore, jax.random.randint(action_key, (count,), 0, environment.actions), greedy)
+    keys = jax.random.split(worlds_key, count)
+    players, seen, returned = advance(environment, players, actions.astype(jnp.int32), keys)
+    finished = {
+      'return': jnp.where(seen.last > 0, returned, finished['return']),
+      'any': jnp.maximum(finished['any'], seen.last),
+    }
+    return (players, finished), seen
+
+  keys = jax.random.split(key, parts.task['steps_per_update'])
+  (players, finished), seen = jax.lax.scan(one, (extra['players'], extra['finished']), keys)
+  return players, finished, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), seen)
+
+
+def errors(parts, params, target, rows):
+  """(temporal differences, values of the actions that were taken), both [rows].
+
+  With `double` the network chooses the next action and the target network says its worth (van Hasselt et al. 2016,
+  eq. 4).
+  """
+  values = parts.values_of(params, rows['observation'])
+  value = jnp.take_along_axis(values, rows['action'][:, None], 1)[:, 0]
+  following = parts.values_of(target, rows['next_observation'])
+  chooser = following
+  if parts.task['double'] and parts.targets:
+    chooser = parts.values_of(params, rows['next_observation'])
+  best = jnp.take_along_axis(following, chooser.argmax(-1)[:, None], 1)[:, 0]
+  return value - jax.lax.stop_gradient(rows['reward'] + rows['bootstrap'] * best), value
+
+
+def loss(parts, params, extra, batch, context):
+  task, mask, finished = parts.task, batch['mask'], extra['finished']
+  difference, value = errors(parts, params, extra.get('target', params), batch)
+  total, weight = (penalty(task, difference) * batch['importance'] * mask).sum(), mask.sum()
+  metrics = {
+    'return': ((finished['return'] * finished['any']).sum(), finished['any'].sum()),
+    'value': ((value * mask).sum(), weight),
+    'epsilon': (epsilon_at(task, context.step) * weight, weight),
+  }
+  if parts.prioritized:
+    extra = reprioritized(task, extra, batch, difference, context)
+  return total, (weight, extra, metrics)
+
+
+def evaluate(parts, params, extra, batch, context):
+  del extra, context
+  environment, task, mask = parts.environment, parts.task, batch['mask']
+  judge = lambda rows: penalty(task, errors(parts, params, params, rows)[0])
+  found = rollouts.play(environment, parts.values_of, params, batch['episodes'], task['discount'], judge)
+  count = mask.sum()
+  metrics = {
+    'loss': ((found.judged * mask).sum(), (found.length * mask).sum()),
+    'return': ((found.returned * mask).sum(), count),
+    'length': ((found.length * mask).sum(), count),
+  }
+  if environment.tables is not None:
+    best = worlds.optimal_values(environment.tables, task['discount'])
+    lives = worlds.reachable(environment.tables)
+    apart = jnp.abs(parts.values_of(params, jnp.arange(len(best))) - best) * lives[:, None]
+    metrics['table_error'] = apart.max() * mask.max(), mask.max()
+  return metrics
 
 
 def explored(task, step):
@@ -286,9 +299,9 @@ def moved(task, target, params, step):
 
 def penalty(task, difference):
   """Half the squares of temporal differences, linear beyond `huber` (Mnih et al. 2015, methods)."""
-  return (
-    optax.l2_loss(difference) if task['huber'] is None else optax.huber_loss(difference, delta=task['huber'])
-  )
+  if task['huber'] is None:
+    return optax.l2_loss(difference)
+  return optax.huber_loss(difference, delta=task['huber'])
 
 
 def reprioritized(task, extra, rows, difference, context):

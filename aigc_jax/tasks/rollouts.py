@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from aigc_jax.environments.environment import begin
+from aigc_jax.errors import UsageError
 from aigc_jax.tasks.pictures import grid
 
 SEED = 0  # of the episodes that evaluations play: the same in every run, so that figures can be compared
@@ -59,20 +60,29 @@ def move(environment, values_of, params, state, alive, keys, time, discount):
   return state, rows, alive * (1.0 - terminal)
 
 
-def watch(environment, values_of, params, key, count):
-  """`count` greedy episodes: (states, leaves [time + 1, count, ...]; rewards and whether it counts [time, count])."""
-  keys = jax.random.split(key, count)
-  state = begin(environment, keys).state
+def watcher(environment, values_of):
+  """params, key, count -> `count` greedy episodes, by a program that is compiled once for each count.
 
-  def step(carry, time):
-    state, alive = carry
-    after, rows, alive_after = move(environment, values_of, params, state, alive, keys, time, 1.0)
-    return (after, alive_after), (after, rows['reward'] * alive, alive)
+  These are (states, leaves [time + 1, count, ...]; rewards and whether the step is one of the episode, both float32
+  [time, count]).
+  """
 
-  times = jnp.arange(environment.time_limit)
-  _, (after, rewards, alive) = jax.jit(lambda c: jax.lax.scan(step, c, times))((state, jnp.ones(count)))
-  states = jax.tree.map(lambda first, later: np.concatenate([first[None], later]), state, after)
-  return jax.device_get((states, rewards, alive))
+  def watch(params, key, count):
+    keys = jax.random.split(key, count)
+    state = begin(environment, keys).state
+
+    def step(carry, time):
+      state, alive = carry
+      after, rows, alive_after = move(environment, values_of, params, state, alive, keys, time, 1.0)
+      return (after, alive_after), (after, rows['reward'] * alive, alive)
+
+    times = jnp.arange(environment.time_limit)
+    _, (after, rewards, alive) = jax.lax.scan(step, (state, jnp.ones(count)), times)
+    states = jax.tree.map(lambda first, later: jnp.concatenate([first[None], later]), state, after)
+    return states, rewards, alive
+
+  program = jax.jit(watch, static_argnums=2)
+  return lambda params, key, count: jax.device_get(program(params, key, count))
 
 
 def frames(environment, states, alive, row, most):
@@ -82,10 +92,10 @@ def frames(environment, states, alive, row, most):
   return np.stack([environment.draw(jax.tree.map(lambda leaf: leaf[t, row], states)) for t in times])
 
 
-def show(environment, values_of, count, params, extra, data, key):
+def show(environment, watch, count, params, extra, data, key):
   """'rollout.gif' and 'rollout.png' of greedy episodes; of a world without a picture 'rollout.txt', their returns."""
   del extra, data
-  states, rewards, alive = watch(environment, values_of, params, key, count)
+  states, rewards, alive = watch(params, key, count)
   lines = [
     f'episode {i + 1}: return {rewards[:, i].sum():g} in {alive[:, i].sum():g} steps' for i in range(count)
   ]
@@ -107,14 +117,12 @@ def filmstrips(environment, states, alive, count):
   return grid(np.concatenate(full), FRAMES, padding=2)
 
 
-def draw(environment, values_of, params, extra, data, key, num, label=None, interpolate=False):
+def draw(environment, watch, params, extra, data, key, num, label=None, interpolate=False):
   """Filmstrips of `num` greedy episodes, as `Task.draw` has it."""
-  from aigc_jax.errors import UsageError
-
   del extra, data
   if label is not None or interpolate:
     raise UsageError('--label and --interpolate mean nothing for episodes that are played')
   if environment.draw is None:
     raise UsageError(f'{environment.name} has no picture; `aigc eval` tells what its episodes are worth')
-  states, _, alive = watch(environment, values_of, params, key, num)
+  states, _, alive = watch(params, key, num)
   return filmstrips(environment, states, alive, num)

@@ -53,8 +53,8 @@ def context(step=0, train=True):
   'fields',
   [
     {'double': False},
-    {'double': True},
-    {'double': True, 'n_step': 3, 'huber': None},
+    {'double': True, 'huber': 1.0},
+    {'double': True, 'n_step': 3},
     {'double': True, 'target_every': None},
     {'priority_exponent': 0.6, 'model': {'name': 'q_network', 'widths': (16,), 'dueling': True}},
   ],
@@ -152,7 +152,7 @@ def test_evaluations_play_what_a_plain_loop_plays():
 
 def test_a_table_learns_what_planning_finds():
   """By random play alone."""
-  fields = {'target_every': None, 'double': False, 'huber': None, 'replay_size': 64, **FROZEN}
+  fields = {'target_every': None, 'double': False, 'replay_size': 64, **FROZEN}
   config = config_of('frozen_lake', {'name': 'q_table'}, {'environments': 64, 'batch_size': 64}, **fields)
   config['optimizer'] = {'name': 'sgd', 'learning_rate': 16.0, 'schedule': 'linear'}
   config['training'] |= {'steps': 3000}
@@ -169,7 +169,7 @@ def test_a_table_learns_what_planning_finds():
   tables = environments.make('environment:frozen_lake').tables
   best = worlds.optimal_values(tables, 0.99)
   apart = np.abs(state.params['values'] - best)[worlds.reachable(tables) > 0].max()
-  assert apart < 0.1  # one world's chance; the figure for a long run is in the README
+  assert apart < 0.1 < np.abs(best).max()  # slips are chance, and 3,000 steps are few
   (rows,) = found.dataset.validation_batches()
   metrics, _ = jax.jit(program.evaluate)(floats, state, rows)
   assert float(metrics['table_error'][0]) == pytest.approx(apart, rel=1e-5)
