@@ -12,6 +12,7 @@ from aigc_jax.models import (
   transformer,
   transformer_classifier,
   transformer_encoder_decoder,
+  vision_transformer,
   vq_autoencoder,
 )
 
@@ -28,6 +29,7 @@ SCHEMAS = {
   'mlp': classifier.MultilayerPerceptron,
   'cnn': classifier.ConvolutionalNetwork,
   'resnet': classifier.ResidualNetwork,
+  'vision_transformer': vision_transformer.VisionTransformer,
   'rnn_classifier': rnn.RecurrentClassifier,
   'transformer_classifier': transformer_classifier.TransformerClassifier,
 }
@@ -41,6 +43,7 @@ CHECKS = {
   'autoencoder': autoencoder.check,
   'vq_autoencoder': vq_autoencoder.check,
   'resnet': classifier.check,
+  'vision_transformer': vision_transformer.check,
 }
 
 

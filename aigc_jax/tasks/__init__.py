@@ -7,8 +7,10 @@ from aigc_jax.errors import UsageError, listed
 from aigc_jax.tasks import (
   autoencoding,
   classification,
+  contrastive,
   language,
   lora,
+  masked_images,
   masked_language,
   q_learning,
   translation,
@@ -33,6 +35,8 @@ KINDS = {
   'classification': Kind(
     classification, classification.ClassificationConfig, classification.MODELS, ('images', 'labelled_text')
   ),
+  'contrastive': Kind(contrastive, contrastive.ContrastiveConfig, contrastive.MODELS, ('images',)),
+  'masked_images': Kind(masked_images, masked_images.MaskedImagesConfig, masked_images.MODELS, ('images',)),
   'q_learning': Kind(q_learning, q_learning.QLearningConfig, q_learning.MODELS, ('environment',)),
   'translation': Kind(
     translation, translation.TranslationConfig, translation.MODELS, ('pairs', 'synthetic_pairs')

@@ -16,7 +16,7 @@ from aigc_jax.errors import UsageError, listed
 from aigc_jax.task import Task
 from aigc_jax.tasks import autoencoding_pictures, bottlenecks
 from aigc_jax.tasks.augmentation import dynamic_binarization
-from aigc_jax.tasks.images import as_floats, gather
+from aigc_jax.tasks.images import as_floats, gather, shape_of
 from aigc_jax.tasks.likelihoods import gaussian_kl, importance_bound, log_likelihood
 
 HIGHER_IS_BETTER = (
@@ -77,13 +77,7 @@ def complete(config, dataset):
       f'config.data.source: {config["data"]["source"]!r} has no images, which the task autoencoding takes; '
       'try bundled:fashion_mnist_5k'
     )
-  shape = list(facts['image_shape'])
-  if model['image_shape'] is not None and list(model['image_shape']) != shape:
-    raise UsageError(
-      f'config.model.image_shape: {listed(model["image_shape"])}, but the images of {config["data"]["source"]!r} are '
-      f'{listed(shape)}; leave it unset'
-    )
-  model['image_shape'] = shape
+  model |= shape_of(model, dataset, config['data']['source'])
   if model.get('conditional'):
     model['classes'] = model['classes'] or facts['classes']
     if not 2 <= facts['classes'] <= model['classes']:

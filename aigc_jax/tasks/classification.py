@@ -13,12 +13,13 @@ from aigc_jax.errors import UsageError, listed
 from aigc_jax.task import Context, Task
 from aigc_jax.tasks import confusion
 from aigc_jax.tasks.augmentation import dynamic_binarization, random_crop, random_flip, random_jitter
-from aigc_jax.tasks.images import as_floats, gather
+from aigc_jax.tasks.images import as_floats, at_least, fitted, gather
 from aigc_jax.tasks.losses import smoothed_cross_entropy, softmax_cross_entropy
 
 HIGHER_IS_BETTER = ('accuracy',)  # metrics
 
-MODELS = ('mlp', 'cnn', 'resnet', 'rnn_classifier', 'transformer_classifier')
+ENCODERS = ('mlp', 'cnn', 'resnet', 'vision_transformer')  # of images
+MODELS = (*ENCODERS, 'rnn_classifier', 'transformer_classifier')
 NAMED_CLASSES = 20  # with more classes than these, accuracies of single classes stay out of the metrics
 MISTAKES = 24  # images of mistakes that are shown
 
@@ -46,14 +47,7 @@ def complete(config, dataset):
   check_kind(config, kind)
   model = dict(config['model'])
   if kind == 'image_shape':
-    model |= at_least(model, 'classes', facts['classes'], data['source'])
-    shape = list(facts['image_shape'])
-    if list(model['image_shape'] or shape) != shape:
-      raise UsageError(
-        f'config.model.image_shape: {list(model["image_shape"])}, but the images of {data["source"]} are {shape}; '
-        'leave it unset'
-      )
-    return config | {'model': model | {'image_shape': shape}}
+    return config | {'model': fitted(model, dataset, data['source'])}
   needed = {'classes': facts['classes'], 'vocabulary_size': dataset.tokenizer.vocabulary_size}
   if 'context_length' in model:
     needed['context_length'] = data['sequence_length']
@@ -75,16 +69,6 @@ def check_kind(config, kind):
   changes = [name for name in ('flip', 'crop', 'jitter') if task[name] not in (False, None)]
   if what == 'texts' and changes:
     raise UsageError(f'config.task.{changes[0]}: changes images, but {source} holds texts; leave it unset')
-
-
-def at_least(model, name, least, source):
-  """{name: value}, the one given if it is enough for the data."""
-  value = model[name] or least
-  if value < least:
-    raise UsageError(
-      f'config.model.{name}: {value} is too small for the {least} of {source}; leave it unset or use {least} or more'
-    )
-  return {name: value}
 
 
 def build(config):

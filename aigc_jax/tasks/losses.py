@@ -30,6 +30,37 @@ def smoothed_cross_entropy(logits, labels, smoothing=None):
   return (1 - smoothing) * nats + smoothing * even
 
 
+def info_nce(views, mask, temperature, context):
+  """The loss of a contrast between two views of images: which of all other views is the same image's?
+
+  Chen et al. 2020, eq. 1 (NT-Xent); van den Oord et al. 2018 (InfoNCE). All views of the whole batch are candidates, on
+  whatever device they are, but those of padding.
+
+  Args:
+    views: [batch, 2, width] of this device.
+    mask: [batch] float32, 0 at padding.
+    temperature: a float, which may be traced.
+    context: Context.
+
+  Returns:
+    (nats [batch], the mean over an image's two views; how many of the two are found first of all [batch], as a part).
+  """
+  views = views.astype(jnp.float32)
+  views = views * jax.lax.rsqrt(jnp.square(views).sum(-1, keepdims=True) + 1e-12)
+  batch, _, width = views.shape
+  own = views.reshape(2 * batch, width)
+  others, real = context.gather(own), context.gather(jnp.repeat(mask, 2))  # [candidates, width], [candidates]
+  places = context.places(2 * batch)[:, None]
+  candidates = jnp.arange(len(others))
+  similarity = own @ others.T / temperature  # [2 * batch, candidates]
+  # finite: padding may see nothing
+  similarity = jnp.where((candidates != places) & (real > 0), similarity, jnp.finfo(jnp.float32).min)
+  pair = jnp.take_along_axis(similarity, places ^ 1, 1)[:, 0]  # views of an image lie side by side
+  nats = jnp.where(jnp.repeat(mask, 2) > 0, jax.nn.logsumexp(similarity, 1) - pair, 0.0)
+  found = similarity.max(1) <= pair
+  return nats.reshape(batch, 2).mean(1), found.reshape(batch, 2).mean(1)
+
+
 def cross_entropy(logits_of, params, x, targets, weights, chunk=None, smoothing=None):
   """Cross-entropy of a vocabulary from what its output layer reads, of all places at once or of some at a time.
 

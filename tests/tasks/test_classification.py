@@ -242,7 +242,7 @@ def test_the_data_decides_shape_and_classes():
   ('changes', 'facts', 'words'),
   [
     ({'classes': 2}, IMAGES, 'config.model.classes: 2 is too small for the 3 of'),
-    ({'image_shape': [9, 9, 1]}, IMAGES, r'image_shape: \[9, 9, 1\], but the images of .* are \[6, 6, 1\]'),
+    ({'image_shape': [9, 9, 1]}, IMAGES, r'image_shape: 9, 9, 1, but the images of .* are 6, 6, 1;'),
     (
       {},
       {'classes': 3},
