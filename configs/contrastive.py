@@ -12,18 +12,29 @@ import ml_collections
 from aigc_jax.sweeps.space import sweep
 
 
+VARIANTS = ('', 'resnet')
+
+
 def get_config(variant=''):
-  if variant:
-    raise ValueError(f'no variant {variant!r}; there is none')
+  if variant not in VARIANTS:
+    raise ValueError(f'no variant {variant!r}; there are {", ".join(VARIANTS[1:])}')
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.task = dict(name='contrastive', temperature=0.2)
-  config.model = dict(name='cnn', dense_width=128)
+  config.model = dict(name='cnn')
   config.data = dict(source='bundled:fashion_mnist_5k', batch_size=256)
-  config.optimizer = dict(name='adamw', learning_rate=2e-3, schedule='cosine', warmup_steps=50, weight_decay=0.05)
-  config.training = dict(
-    steps=1000, evaluate_every=200, checkpoint_every=500, sample_every=500, best_metric='validation/probe_accuracy'
+  config.optimizer = dict(
+    name='adamw', learning_rate=2e-3, schedule='cosine', warmup_steps=50, weight_decay=0.05
   )
+  config.training = dict(
+    steps=1000,
+    evaluate_every=200,
+    checkpoint_every=500,
+    sample_every=500,
+    best_metric='validation/probe_accuracy',
+  )
+  if variant == 'resnet':
+    config.model = dict(name='resnet', channels=(16, 32, 64))
   return config
 
 

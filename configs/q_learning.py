@@ -48,24 +48,23 @@ def dueling(config):
 
 def table(config, source):
   config.model = dict(name='q_table')
-  config.data = dict(source=source, environments=16, batch_size=16, validation_episodes=16)
-  config.task.update(replay_size=16, learning_starts=0, double=False, target_every=None)
-  config.task.update(
-    epsilon_start=1.0, epsilon_end=1.0
-  )  # what is learned is of the best policy, whatever is played
+  config.data = dict(source=source, environments=256, batch_size=256, validation_episodes=16)
+  config.task.update(replay_size=256, learning_starts=0, double=False, target_every=None)
+  # what is learned is of the best policy, whatever is played
+  config.task.update(epsilon_start=1.0, epsilon_end=1.0)
   config.optimizer = dict(name='sgd')
 
 
 def cliff_walking(config):
   table(config, 'environment:cliff_walking')
   config.task.discount = 1.0
-  config.optimizer.update(learning_rate=8.0)  # a sixteenth of it for each world
+  config.optimizer.update(learning_rate=1.0)  # nothing here is left to chance
   config.training.update(steps=10_000, evaluate_every=1000, checkpoint_every=5000, sample_every=10_000)
 
 
 def frozen_lake(config):
   table(config, 'environment:frozen_lake')
-  config.optimizer.update(learning_rate=8.0, schedule='linear')
+  config.optimizer.update(learning_rate=1.0, schedule='linear')
   config.training.update(steps=20_000, evaluate_every=2000, checkpoint_every=10_000, sample_every=20_000)
 
 

@@ -26,6 +26,9 @@ class ImageData:
   validation_source: str | None = None  # None: the source's own split, or the last part of `source`
   # used where the source has no split of its own
   validation_fraction: Annotated[float, Range('in (0, 1)', above=0, below=1)] = 0.1
+  images_per_class: Annotated[int, Positive] | None = (
+    None  # of those that train, the first of each class; None: all
+  )
   batch_size: Annotated[int, Positive] = 128  # images of a step, over all devices and microbatches
   seed: int = 0
   # pixels become 0 or 1, with their intensity as the probability of 1: drawn once, or anew at each training step
@@ -62,6 +65,9 @@ def read(config) -> tuple[Part, Part, dict[str, Any]]:
     *rows, split = batches.split_rows(source.name, len(whole.images), fraction, 'images')
     train, validation = (Part(whole.images[chosen], whole.labels[chosen]) for chosen in rows)
   _check_sizes(config, train, validation)
+  if config['images_per_class'] is not None:
+    train = first_of_each(train, config['images_per_class'])
+    split += f'; of these the first {config["images_per_class"]:,} of each class train'
   if config['binarization'] == 'fixed':
     train = Part(binarized(train.images, config['seed'], 'train'), train.labels)
   validation = _binary_validation(config, validation)
@@ -69,6 +75,13 @@ def read(config) -> tuple[Part, Part, dict[str, Any]]:
   if config['validation_source']:
     facts |= {'validation_source': other.name, 'validation_sha256': other.sha256}
   return train, validation, facts
+
+
+def first_of_each(part, count):
+  """Of a Part the first `count` images of each class, in their order."""
+  rows = [np.flatnonzero(part.labels == label)[:count] for label in np.unique(part.labels)]
+  chosen = np.sort(np.concatenate(rows))
+  return Part(part.images[chosen], part.labels[chosen])
 
 
 def load_validation(data_config: dict[str, Any], class_names=None, image_shape=None) -> Dataset:

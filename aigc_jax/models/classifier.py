@@ -1,13 +1,13 @@
 """Image classifiers: images of any size and number of channels -> logits of classes.
 
 All are called alike: `model.apply(variables, images, mask=..., lengths=None, train=..., sum=..., rngs={'dropout':
-key}, mutable=['batch_stats'])`. Each ignores what it does not need. With `method='encode'` they are encoders, whose
-features the head reads. Weights begin with the deviation of He et al. 2015 (eq. 10) times `init_scale`, biases at 0.
+key}, mutable=['batch_stats'])`. Each ignores what it does not need. With `method='encode'` they are encoders of images,
+and give the features [batch, width] that classes are told from. Weights begin with the deviation of He et al. 2015 (eq. 10) times `init_scale`, biases at 0.
 """
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax
@@ -20,13 +20,6 @@ from aigc_jax.models.layers import ACTIVATIONS, Dense, Dropout
 from aigc_jax.models.normalization import BatchNorm
 
 Decay = Range('above 0 and below 1', above=0, below=1)
-
-
-class Encoded(NamedTuple):
-  """What an encoder makes of images."""
-
-  features: Any  # [batch, width], which the head reads
-  places: Any  # [batch, height, width, channels], a grid over the image; of 1 x 1 where an encoder has none
 
 
 def identity(tree):
@@ -46,20 +39,20 @@ class MultilayerPerceptron(nn.Module):
 
   @nn.compact
   def encode(self, images, *, mask=None, train=False, sum: Callable = identity):
-    """Images -> Encoded."""
+    """Images -> features [batch, width]."""
     del mask, sum
     x = images.reshape(len(images), -1).astype(self.dtype)  # [batch, height * width * channels]
     for i, width in enumerate(self.widths):
       x = ACTIVATIONS[self.activation](dense(self, x, width, rectified(self), f'hidden_{i}'))
       x = Dropout(self.dropout)(x, train)
-    return Encoded(x, x[:, None, None])
+    return x
 
   def setup(self):
     self.head = make_head(self, self.widths[-1] if self.widths else math.prod(self.image_shape))
 
   def __call__(self, images, *, mask=None, lengths=None, train=False, sum: Callable = identity):
     del lengths
-    return self.head(self.encode(images, mask=mask, train=train, sum=sum).features).astype(jnp.float32)
+    return self.head(self.encode(images, mask=mask, train=train, sum=sum)).astype(jnp.float32)
 
 
 class ConvolutionalNetwork(nn.Module):
@@ -79,22 +72,25 @@ class ConvolutionalNetwork(nn.Module):
 
   @nn.compact
   def encode(self, images, *, mask=None, train=False, sum: Callable = identity):
-    """Images -> Encoded."""
+    """Images -> features [batch, width]."""
     del mask, sum
     x = images.astype(self.dtype)
     for i, channels in enumerate(self.channels):
       x = Convolution(channels, init_scale=rectified(self), dtype=self.dtype, name=f'convolution_{i}')(x)
       x = jax.nn.relu(max_pool(x))  # the same as the maximum of rectified pixels, with a quarter of the work
-    features = Dropout(self.dropout)(x.reshape(len(x), -1), train)
-    return Encoded(jax.nn.relu(dense(self, features, self.dense_width, rectified(self), 'hidden')), x)
+    return x.reshape(len(x), -1)
 
   def setup(self):
+    height, width = (max(1, side >> len(self.channels)) for side in self.image_shape[:2])
+    inputs = height * width * (self.channels[-1] if self.channels else self.image_shape[2])
     self.drop, self.head = Dropout(self.dropout), make_head(self, self.dense_width)
+    self.hidden = Dense(self.dense_width, True, rectified(self) / math.sqrt(inputs), self.dtype)
 
   def __call__(self, images, *, mask=None, lengths=None, train=False, sum: Callable = identity):
     del lengths
-    x = self.encode(images, mask=mask, train=train, sum=sum).features
-    return self.head(self.drop(x, train)).astype(jnp.float32)
+    x = self.drop(self.encode(images, mask=mask, train=train, sum=sum), train)
+    x = self.drop(jax.nn.relu(self.hidden(x)), train)
+    return self.head(x).astype(jnp.float32)
 
 
 class ResidualNetwork(nn.Module):
@@ -118,7 +114,7 @@ class ResidualNetwork(nn.Module):
 
   @nn.compact
   def encode(self, images, *, mask=None, train=False, sum: Callable = identity):
-    """Images -> Encoded."""
+    """Images -> features [batch, width]."""
 
     def convolve(x, features, name, size=3, stride=1):
       return Convolution(features, size, stride, rectified(self), False, self.dtype, name=name)(x)
@@ -138,15 +134,14 @@ class ResidualNetwork(nn.Module):
     for stage, features in enumerate(self.channels):
       for i in range(self.blocks):
         x = block(x, features, 2 if stage and not i else 1, f'stage_{stage}_block_{i}')
-    places = normalize(x, 'final_norm')
-    return Encoded(places.mean((1, 2)), places)
+    return normalize(x, 'final_norm').mean((1, 2))
 
   def setup(self):
     self.drop, self.head = Dropout(self.dropout), make_head(self, self.channels[-1])
 
   def __call__(self, images, *, mask=None, lengths=None, train=False, sum: Callable = identity):
     del lengths
-    x = self.encode(images, mask=mask, train=train, sum=sum).features
+    x = self.encode(images, mask=mask, train=train, sum=sum)
     return self.head(self.drop(x, train)).astype(jnp.float32)
 
 

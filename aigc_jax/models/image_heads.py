@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from aigc_jax.models.autoencoder import Decoder
 from aigc_jax.models.convolutions import RECTIFIED
 from aigc_jax.models.layers import Dense
 
@@ -26,25 +27,19 @@ class Projection(nn.Module):
 
 
 class PixelHead(nn.Module):
-  """Features of an image and of its places -> the image [batch, height, width, channels].
+  """Features [batch, width] -> images [batch, height, width, channels].
 
-  Each place of the grid gives the pixels of its own cell, from what is known of it and of the whole image.
+  They pass through `hidden` units, so that features have to say what an image is, and cannot keep its pixels.
   """
 
   image_shape: tuple[int, ...]  # height, width, channels
   hidden: int
+  channels: tuple[int, ...]  # as those of an encoder that halves the image with each
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, encoded):
-    height, width, channels = self.image_shape
-    batch, rows, columns, _ = encoded.places.shape
-    cell = -(-height // rows), -(-width // columns)  # pixels of each place; those beyond the image are cut off
-    of_place = self.layer(encoded.places, self.hidden, 'of_place')
-    of_image = self.layer(encoded.features, self.hidden, 'of_image')[:, None, None]
-    pixels = self.layer(jax.nn.relu(of_place + of_image), math.prod(cell) * channels, 'pixels')
-    grid = pixels.reshape(batch, rows, columns, *cell, channels).swapaxes(2, 3)
-    return grid.reshape(batch, rows * cell[0], columns * cell[1], channels)[:, :height, :width]
-
-  def layer(self, x, features, name):
-    return Dense(features, True, 1 / math.sqrt(x.shape[-1]), self.dtype, name=name)(x)
+  def __call__(self, x):
+    deviation = RECTIFIED / math.sqrt(x.shape[-1])
+    x = jax.nn.relu(Dense(self.hidden, True, deviation, self.dtype, name='hidden')(x))
+    decoder = Decoder('convolutional', self.channels, self.image_shape, 'relu', self.dtype, name='decoder')
+    return decoder(x)

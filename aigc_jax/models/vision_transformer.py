@@ -11,7 +11,7 @@ from aigc_jax.config import Fraction, NonNegative, Positive
 from aigc_jax.errors import UsageError
 from aigc_jax.models import blocks, masks
 from aigc_jax.models.attention import Where
-from aigc_jax.models.classifier import Encoded, identity
+from aigc_jax.models.classifier import identity
 from aigc_jax.models.layers import Dense, Dropout, normal
 
 
@@ -51,28 +51,28 @@ class VisionTransformer(nn.Module):
     self.head = Dense(self.classes, True, self.init_scale, self.dtype)
 
   def encode(self, images, *, mask=None, train=False, sum: Callable = identity):
-    """Images -> Encoded: the mean over all tokens, and the tokens on their grid."""
+    """Images -> features [batch, width]: the mean over all tokens."""
     del mask, sum
-    patches, grid = patches_of(images, self.patch_size)
-    x = self.patch(patches) + self.position.astype(self.dtype)  # [batch, places, width]
+    x = self.patch(patches_of(images, self.patch_size)) + self.position.astype(
+      self.dtype
+    )  # [batch, places, width]
     x, where = self.drop(x, train), Where(blocks.seen(self, masks.Structure(), x.shape[1]), None, None)
     for block in self.block:
       x, _ = block(x, where, None, train)
-    x = self.final_norm(x)
-    return Encoded(x.mean(1), x.reshape(len(x), *grid, self.width))
+    return self.final_norm(x).mean(1)
 
   def __call__(self, images, *, mask=None, lengths=None, train=False, sum: Callable = identity):
     del lengths
-    x = self.encode(images, mask=mask, train=train, sum=sum).features
+    x = self.encode(images, mask=mask, train=train, sum=sum)
     return self.head(self.drop(x, train)).astype(jnp.float32)
 
 
 def patches_of(images, size):
-  """[batch, height, width, channels] -> (patches [batch, places, size * size * channels], (rows, columns) of places)."""
+  """[batch, height, width, channels] -> patches [batch, places, size * size * channels], row by row."""
   batch, height, width, channels = images.shape
   rows, columns = height // size, width // size
   cut = images.reshape(batch, rows, size, columns, size, channels).swapaxes(2, 3)
-  return cut.reshape(batch, rows * columns, size * size * channels), (rows, columns)
+  return cut.reshape(batch, rows * columns, size * size * channels)
 
 
 def check(config):

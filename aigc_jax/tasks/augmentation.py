@@ -53,7 +53,9 @@ def random_resized_crop(key, images, least_area, ratio=4 / 3):
   batch, height, width, _ = images.shape
   area = least_area + (1 - least_area) * jax.random.uniform(area_key, (batch,))
   log_ratio = jax.random.uniform(ratio_key, (batch,), minval=-1.0, maxval=1.0) * jnp.log(ratio)
-  sides = [jnp.minimum(jnp.sqrt(area * jnp.exp(sign * log_ratio)), 1.0) for sign in (-1, 1)]  # parts of the image's
+  sides = [
+    jnp.minimum(jnp.sqrt(area * jnp.exp(sign * log_ratio)), 1.0) for sign in (-1, 1)
+  ]  # parts of the image's
   places = jax.random.uniform(place_key, (2, batch))
   rows, columns = (
     stretch(size, side * size, place * (1 - side) * size)

@@ -42,7 +42,9 @@ class ContrastiveConfig:
   # changes of a view; None: none of its kind
   crop_area: Annotated[float, UnitInterval] | None = 0.2  # the least part of an image that a view shows
   flip: bool = True  # every second one is mirrored left to right
-  jitter: Annotated[float, NonNegative] | None = 0.4  # brightness and contrast, and saturation and hue of colours
+  jitter: Annotated[float, NonNegative] | None = (
+    0.4  # brightness and contrast, and saturation and hue of colours
+  )
   blur: Annotated[float, NonNegative] | None = None  # every second one, by up to as many pixels
   # evaluations: labelled images of each class that a linear probe learns from, and neighbours that vote
   labels_per_class: Annotated[int, Positive] = 10
@@ -89,10 +91,10 @@ def build(config):
 
 def init(parts, key, batch):
   encoder_key, projection_key = jax.random.split(key)
-  params, extra, encoded = representations.init(
+  params, extra, features = representations.init(
     parts.model, encoder_key, batch, parts.task['labels_per_class'], parts.classes
   )
-  projection = parts.projection.init(projection_key, encoded.features)['params']
+  projection = parts.projection.init(projection_key, features)['params']
   return params | {'projection': projection}, extra
 
 
@@ -127,8 +129,8 @@ def collect(parts, params, extra, batch, context):
 def contrast(parts, params, extra, pairs, mask, context):
   """(nats [batch], found [batch], extra) of views [batch, 2, height, width, channels]; see `info_nce`."""
   rows = pairs.reshape(-1, *pairs.shape[2:])
-  encoded, extra = representations.encode(parts.model, params, extra, rows, jnp.repeat(mask, 2), context)
-  projected = parts.projection.apply({'params': params['projection']}, encoded.features)
+  features, extra = representations.encode(parts.model, params, extra, rows, jnp.repeat(mask, 2), context)
+  projected = parts.projection.apply({'params': params['projection']}, features)
   nats, found = info_nce(projected.reshape(len(mask), 2, -1), mask, parts.task['temperature'], context)
   return nats, found, extra
 
@@ -145,9 +147,7 @@ def evaluate(parts, params, extra, batch, context):
   pairs = views(parts.task, context.key, batch['images'])
   nats, found, _ = contrast(parts, params, extra, pairs, mask, context)
   metrics = {'loss': ((nats * mask).sum(), weight), 'contrast_accuracy': ((found * mask).sum(), weight)}
-  known = representations.measures(
-    parts.model, params, extra, batch, parts.classes, parts.task['neighbours']
-  )
+  known = representations.measures(parts.model, params, extra, batch, parts.classes, parts.task['neighbours'])
   return metrics | known
 
 

@@ -8,7 +8,9 @@ from aigc_jax.errors import UsageError, listed
 
 def fitted(model, dataset, source):
   """`config.model` with the images' shape and the number of classes. Raises UsageError where it has others."""
-  model = model | shape_of(model, dataset, source) | at_least(model, 'classes', dataset.facts['classes'], source)
+  model = (
+    model | shape_of(model, dataset, source) | at_least(model, 'classes', dataset.facts['classes'], source)
+  )
   models.check(model)
   return model
 

@@ -1,7 +1,8 @@
 """Masked images: crops are hidden, and an encoder learns to give their pixels back, without labels.
 
-Pathak et al. 2016 ("Context Encoders"), with the linear-sized head of Xie et al. 2022 (SimMIM) and the loss of He et al.
-2022 (masked autoencoders): squared errors of hidden pixels alone. What stands where crops are hidden is learned.
+Pathak et al. 2016 ("Context Encoders"): what an image's features say of it is all that its pixels are told from. As in
+He et al. 2022 (masked autoencoders), squared errors of hidden pixels alone count. What stands where crops are hidden is
+learned.
 """
 
 import dataclasses
@@ -32,8 +33,12 @@ SHOWN = 16  # images that are shown
 class MaskedImagesConfig:
   crop_size: Annotated[int, Positive] = 4  # pixels of each side of what is hidden or seen
   hidden: Annotated[float, UnitInterval] = 0.6  # the part of crops that is
-  hidden_units: Annotated[int, Positive] = 128  # of the layer that tells pixels from features
-  crop_area: Annotated[float, UnitInterval] | None = None  # images are cut and stretched as in contrastive learning
+  # of what gives pixels back: units that all of an image passes through, and channels from the image inwards
+  hidden_units: Annotated[int, Positive] = 128
+  channels: Annotated[tuple[int, ...], Positive] = (32, 64)
+  crop_area: Annotated[float, UnitInterval] | None = (
+    None  # images are cut and stretched as in contrastive learning
+  )
   flip: bool = True  # every second one is mirrored left to right
   # evaluations: labelled images of each class that a linear probe learns from, and neighbours that vote
   labels_per_class: Annotated[int, Positive] = 10
@@ -54,14 +59,20 @@ def complete(config, dataset):
   model, size = fitted(dict(config['model']), dataset, config['data']['source']), config['task']['crop_size']
   least = min(model['image_shape'][:2])
   if size > least:
-    raise UsageError(f'config.task.crop_size: {size} pixels are more than the images have; use {least} or less')
+    raise UsageError(
+      f'config.task.crop_size: {size} pixels are more than the images have; use {least} or less'
+    )
+  if not config['task']['channels']:
+    raise UsageError('config.task.channels: is empty; it takes those of one layer or more, as in 32,64')
   return config | {'model': model}
 
 
 def build(config):
   """A Task from a resolved config whose floats may be traced. Batches are those of image data."""
   task, dtype = config['task'], jnp.dtype(config['training']['precision'])
-  head = PixelHead(tuple(config['model']['image_shape']), task['hidden_units'], dtype)
+  head = PixelHead(
+    tuple(config['model']['image_shape']), task['hidden_units'], tuple(task['channels']), dtype
+  )
   parts = Parts(task, models.build(config['model'], dtype), head, config['model']['classes'])
   rebuild = jax.jit(partial(rebuilt, parts))  # compiled once, at the first picture
   return Task(
@@ -77,12 +88,12 @@ def build(config):
 
 def init(parts, key, batch):
   encoder_key, head_key = jax.random.split(key)
-  params, extra, encoded = representations.init(
+  params, extra, features = representations.init(
     parts.model, encoder_key, batch, parts.task['labels_per_class'], parts.classes
   )
   size, channels = parts.task['crop_size'], parts.head.image_shape[2]
   blank = jnp.full((size, size, channels), 0.5)
-  head = parts.head.init(head_key, encoded)['params']
+  head = parts.head.init(head_key, features)['params']
   return params | {'pixel_head': head, 'blank': blank}, extra
 
 
@@ -115,8 +126,8 @@ def given_back(parts, params, extra, batch, context):
   size = parts.task['crop_size']
   blank = jnp.tile(params['blank'], (-(-height // size), -(-width // size), 1))[:height, :width]
   seen = images * (1 - hidden) + blank * hidden
-  encoded, extra = representations.encode(parts.model, params, extra, seen, batch['mask'], context)
-  return parts.head.apply({'params': params['pixel_head']}, encoded).astype(jnp.float32), extra
+  features, extra = representations.encode(parts.model, params, extra, seen, batch['mask'], context)
+  return parts.head.apply({'params': params['pixel_head']}, features).astype(jnp.float32), extra
 
 
 def loss(parts, params, extra, batch, context):
@@ -131,9 +142,7 @@ def evaluate(parts, params, extra, batch, context):
   """The loss with crops hidden that are the same at each evaluation, and what the features tell of the labels."""
   hidden = batch | {'hidden': hiding(parts.task, context.key, batch['images'])}
   total, (weight, _, _) = loss(parts, params, extra, hidden, context)
-  known = representations.measures(
-    parts.model, params, extra, batch, parts.classes, parts.task['neighbours']
-  )
+  known = representations.measures(parts.model, params, extra, batch, parts.classes, parts.task['neighbours'])
   return {'loss': (total, weight)} | known
 
 

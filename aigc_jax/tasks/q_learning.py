@@ -126,10 +126,16 @@ class Parts(NamedTuple):
   worlds: int
   rows_of_each: int  # of a batch
   capacity: int  # of the memory, for each world
+  states: int | None  # of a table; None: a network
 
   @property
   def prioritized(self):
     return self.task['priority_exponent'] is not None
+
+  @property
+  def tabular(self):
+    """Whether each state has values of its own."""
+    return self.states is not None
 
   @property
   def targets(self):
@@ -144,7 +150,8 @@ def build(config):
   model = models.build(config['model'], jnp.dtype(config['training']['precision']))
   values_of = lambda params, observations: model.apply({'params': params}, observations)
   worlds = data['environments']
-  parts = Parts(environment, values_of, task, worlds, data['batch_size'] // worlds, capacity(config))
+  states = config['model']['features'] if config['model']['name'] == 'q_table' else None
+  parts = Parts(environment, values_of, task, worlds, data['batch_size'] // worlds, capacity(config), states)
   watch = rollouts.watcher(environment, values_of)
   return Task(
     functools.partial(init, parts, model),
@@ -204,7 +211,21 @@ def collect(parts, params, extra, batch, context):
   learned |= {'importance': drawn.weights / context.max(drawn.weights.max()), 'places': drawn.places}
   rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), learned)  # [batch, ...]
   enough = (added >= task['n_step']) & (added * parts.worlds >= task['learning_starts'])
-  return extra, rows | {'mask': batch['mask'] * enough}
+  rows |= {'mask': batch['mask'] * enough}
+  if parts.tabular:
+    rows['importance'] = rows['importance'] * shared_evenly(parts, rows, context)
+  return extra, rows
+
+
+def shared_evenly(parts, rows, context):
+  """[rows]: what makes the mean of a step's errors of one entry of a table its step, times the learning rate.
+
+  So that the learning rate is the step size of the textbooks, however often a batch has the entry.
+  """
+  shape = parts.states, parts.environment.actions
+  counts = jnp.zeros(shape).at[rows['observation'], rows['action']].add(rows['mask'])
+  counts, total = context.sum((counts, rows['mask'].sum()))
+  return total / jnp.maximum(counts[rows['observation'], rows['action']], 1)
 
 
 def act(parts, params, extra, key, step):

@@ -4,6 +4,7 @@ The labelled images are the first of each class of the training set, and lie in 
 evaluation of other images needs nothing else.
 """
 
+import math
 from functools import partial
 
 import jax
@@ -22,18 +23,18 @@ HIGHER_IS_BETTER = ('probe_accuracy', 'neighbour_accuracy')  # metrics
 
 
 def init(model, key, batch, per_class, classes):
-  """(parameters of an image encoder, `extra`, the Encoded of one image) for a batch, see `labelled`."""
+  """(parameters of an image encoder, `extra`, the features of one image [1, width]) for a batch, see `labelled`."""
   known = labelled(batch, per_class, classes)
   one = as_floats(known['images'][:1])
-  encoded, variables = model.init_with_output(key, one, mask=jnp.ones(1), method='encode')
+  found, variables = model.init_with_output(key, one, mask=jnp.ones(1), method='encode')
   variables = dict(variables)
-  return variables.pop('params'), variables | {'labelled': known}, encoded
+  return variables.pop('params'), variables | {'labelled': known}, found
 
 
 def encode(model, params, extra, images, mask, context):
-  """(Encoded, extra) of images float32 [batch, height, width, channels]."""
+  """(features [batch, width], extra) of images float32 [batch, height, width, channels]."""
   kept = {name: value for name, value in extra.items() if name != 'labelled'}
-  encoded, changed = model.apply(
+  found, changed = model.apply(
     {'params': params, **kept},
     images,
     mask=mask,
@@ -43,14 +44,14 @@ def encode(model, params, extra, images, mask, context):
     mutable=['batch_stats'],
     method='encode',
   )
-  return encoded, extra | changed
+  return found, extra | changed
 
 
 def features(model, params, extra, images):
   """Images, uint8 or float32 [batch, height, width, channels] -> float32 [batch, width], as evaluations see them."""
   images, context = as_floats(images), Context(jax.random.key(0), jnp.int32(0), False)
-  encoded, _ = encode(model, params, extra, images, jnp.ones(len(images)), context)
-  return encoded.features.astype(jnp.float32)
+  found, _ = encode(model, params, extra, images, jnp.ones(len(images)), context)
+  return found.astype(jnp.float32)
 
 
 def labelled(batch, per_class, classes):
@@ -86,13 +87,13 @@ def measures(model, params, extra, batch, classes, neighbours):
 def linear_probe(features, labels, classes, asked):
   """The classes [m] of features `asked` [m, width] by logistic regression on few [n, width] with labels [n].
 
-  Features are standardized by those few; the sum of cross-entropies and half the squared weights is least.
+  Each row is scaled to a mean square of 1, so that only its direction counts; the sum of cross-entropies and half the
+  squared weights is least.
   """
-  mean, deviation = features.mean(0), features.std(0) + 1e-6
-  normal = lambda x: (x - mean) / deviation
+  features, asked = (x * math.sqrt(x.shape[1]) for x in (unit(features), unit(asked)))
 
   def cost(weights):
-    logits = normal(features) @ weights['kernel'] + weights['bias']
+    logits = features @ weights['kernel'] + weights['bias']
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
     return nats + 0.5 * jnp.square(weights['kernel']).sum()
 
@@ -106,12 +107,15 @@ def linear_probe(features, labels, classes, asked):
     return (optax.apply_updates(weights, change), state), None
 
   (weights, _), _ = jax.lax.scan(step, (weights, solver.init(weights)), length=ITERATIONS)
-  return (normal(asked) @ weights['kernel'] + weights['bias']).argmax(-1)
+  return (asked @ weights['kernel'] + weights['bias']).argmax(-1)
+
+
+def unit(x):
+  return x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-12)
 
 
 def nearest_neighbours(features, labels, classes, asked, neighbours):
   """The classes [m] of features `asked` by the votes of the nearest of few, by their angles (Wu et al. 2018)."""
-  unit = lambda x: x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-12)
   closeness, nearest = jax.lax.top_k(unit(asked) @ unit(features).T, min(neighbours, len(features)))
   votes = jax.nn.one_hot(labels[nearest], classes) * jnp.exp((closeness - 1) / SHARPNESS)[..., None]
   return votes.sum(1).argmax(-1)
@@ -153,7 +157,9 @@ def drawn_map(features, labels, names):
     plot.scatter(*chosen.T, s=8, alpha=0.7, linewidths=0, c=colour, label=name)
   plot.set(xticks=(), yticks=(), xlabel=f'{shares[0]:.0%} of the variance', ylabel=f'{shares[1]:.0%}')
   if len(names) <= 20:
-    plot.legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False, prop={'family': families}, markerscale=2)
+    plot.legend(
+      loc='center left', bbox_to_anchor=(1, 0.5), frameon=False, prop={'family': families}, markerscale=2
+    )
   return rendered(figure)
 
 

@@ -18,7 +18,7 @@ from aigc_jax.tasks import lora
 from aigc_jax.training import checkpoint
 
 TOKENIZER = 'tokenizer.json'  # in the run folder
-HEADS = ('head', 'masked_head', 'pool', 'projection', 'pixel_head', 'blank')
+HEADS = ('head', 'hidden', 'masked_head', 'pool', 'projection', 'pixel_head', 'blank')
 OWN = (*HEADS, lora.ADAPTERS)  # what a run may have that the other has not
 # parameters with a row or a column for each token -> which axis that is
 BY_TOKEN = {

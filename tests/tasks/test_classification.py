@@ -260,5 +260,5 @@ def test_what_does_not_go_together_is_refused(changes, facts, words):
 def test_models_that_classify_are_offered():
   """An autoencoder has classes and reads images, and is none."""
   given = {'model': {'name': 'rnn_classifier'}, 'data': {'source': 'npz:FILE'}, 'task': {}}
-  with pytest.raises(UsageError, match=r'those that do are mlp, cnn, resnet$'):
+  with pytest.raises(UsageError, match=r'those that do are mlp, cnn, resnet, vision_transformer$'):
     classification.check_kind(given, 'image_shape')
