@@ -11,7 +11,6 @@ import ml_collections
 
 from aigc_jax.sweeps.space import sweep
 
-
 VARIANTS = ('', 'resnet')
 
 

@@ -1,7 +1,7 @@
 """Learning from images without labels: crops are hidden, and given back.
 
   aigc train --config=configs/masked_images.py            a convolutional network on the 4,000 images of the package
-  aigc train --config=configs/masked_images.py:vit        a small Transformer that sees patches (Dosovitskiy et al. 2021)
+  aigc train --config=configs/masked_images.py:vit        a small Transformer that sees patches
 
 Evaluations say what the features are worth to a linear probe and to the nearest neighbours, with ten labelled images of
 each class; images given back and a map of the features are in RUN/samples. A classifier that begins with them:

@@ -145,6 +145,12 @@ CASES = (
        ('config.data.source', 'images')),
   Case('model that the task cannot train', 'train --config=unfit.py --workdir=new', 64,
        ("config.model.name: 'mlp' is no model for the task 'language'", 'transformer')),
+  Case('unknown environment', 'train --config=acting.py --workdir=new --config.data.source=environment:cartpol', 64,
+       ('config.data.source', "did you mean 'cartpole'?")),
+  Case('replay smaller than a batch', 'train --config=acting.py --workdir=new --config.task.replay_size=100', 64,
+       ('config.task.replay_size: 100 transitions', 'use 128 or more')),
+  Case('contrast of one image', 'train --config=contrast.py --workdir=new --config.data.batch_size=1', 64,
+       ('config.data.batch_size: 1', 'use 2 or more')),
   Case('bound without a posterior',
        f'{AUTOENCODE} --config.model.posterior=none --config.task.importance_samples=9', 64,
        ('config.task.importance_samples', 'Gaussian')),
@@ -155,7 +161,8 @@ TABLE = (
   'file that is not UTF-8', 'corpus shorter than a context', 'prompt outside the vocabulary',
   'checkpoint of another shape', 'damaged checkpoint, asked for by number', 'images of several sizes',
   'class folder without an image', 'image that is cut short', 'IDX file that is cut short', 'labels out of range',
-  'values outside [0, 1]', 'state carried with another batch size',
+  'values outside [0, 1]', 'state carried with another batch size', 'unknown environment',
+  'replay smaller than a batch', 'contrast of one image',
 )  # fmt: skip
 
 
@@ -217,7 +224,11 @@ def prepare_images(folder):
   made = tiny.config(text, **carried) | {'model': {'name': 'rnn', 'width': 8}}
   codes = tiny.config(text) | {'data': {'source': 'run:run'}}
   unfit = tiny.config(text) | {'model': {'name': 'mlp'}}
-  for name, config in (('carried', made), ('codes', codes), ('unfit', unfit)):
+  worlds = {'source': 'environment:cartpole', 'environments': 4, 'batch_size': 128}
+  acting = tiny.config(text) | {'task': {'name': 'q_learning'}, 'model': {'name': 'q_network'}, 'data': worlds}
+  contrast = tiny_images.config(source, 'mlp') | {'task': {'name': 'contrastive'}}
+  given = {'carried': made, 'codes': codes, 'unfit': unfit, 'acting': acting, 'contrast': contrast}
+  for name, config in given.items():
     (folder / f'{name}.py').write_text(
       f'def get_config(variant=""):\n  return {config!r}\n', encoding='utf-8'
     )

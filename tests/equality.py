@@ -55,6 +55,12 @@ def images(family, model=None):
   return make
 
 
+def unlabelled(task, model):
+  """An encoder of images that learns without their labels."""
+  make = images('mlp', model)
+  return lambda source: make(source) | {'task': task | {'labels_per_class': 2}}
+
+
 def labelled(model):
   """A classifier of texts: of words that are long or short."""
 
@@ -116,6 +122,12 @@ FAMILIES = {
   'mlp': images('mlp'),
   'cnn': images('mlp', {'name': 'cnn', 'channels': [8, 16], 'dense_width': 32}),
   'resnet': images('resnet', {'name': 'resnet', 'channels': [8, 16]}),
+  'contrastive': unlabelled(
+    {'name': 'contrastive', 'blur': 1.0}, {'name': 'resnet', 'channels': [8, 16], 'blocks': 1}
+  ),
+  'masked_images': unlabelled(
+    {'name': 'masked_images', 'crop_size': 2}, {'name': 'vision_transformer', 'patch_size': 2, **WIDE}
+  ),
   'transformer_classifier': labelled({'name': 'transformer_classifier', **WIDE}),
   'q_learning': acting,
   'rnn_classifier': labelled({'name': 'rnn_classifier', 'cell': 'lstm', 'width': 32}),
@@ -123,7 +135,7 @@ FAMILIES = {
 LAYOUTS = ('data', 'fsdp', 'tensor', 'pmap')
 # Under pmap each device draws its own noise, so these differ by nature; tests.training.test_rehearsal holds such
 # against the same rows on one device after another.
-OTHER_NOISE = ('masked', 'vae', 'q_learning')
+OTHER_NOISE = ('masked', 'vae', 'q_learning', 'contrastive', 'masked_images')
 
 
 def parallel_of(layout, devices):

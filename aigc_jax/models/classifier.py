@@ -2,7 +2,8 @@
 
 All are called alike: `model.apply(variables, images, mask=..., lengths=None, train=..., sum=..., rngs={'dropout':
 key}, mutable=['batch_stats'])`. Each ignores what it does not need. With `method='encode'` they are encoders of images,
-and give the features [batch, width] that classes are told from. Weights begin with the deviation of He et al. 2015 (eq. 10) times `init_scale`, biases at 0.
+and give the features [batch, width] that classes are told from. Weights begin with the deviation of He et al. 2015
+(eq. 10) times `init_scale`, biases at 0.
 """
 
 import math

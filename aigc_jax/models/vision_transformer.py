@@ -1,4 +1,4 @@
-"""A Transformer that sees images: the language model's blocks over the patches of an image (Dosovitskiy et al. 2021)."""
+"""A Transformer that sees images: the language model's blocks over their patches (Dosovitskiy et al. 2021)."""
 
 import math
 from collections.abc import Callable
@@ -18,8 +18,8 @@ from aigc_jax.models.layers import Dense, Dropout, normal
 class VisionTransformer(nn.Module):
   """Images [batch, height, width, channels] -> logits [batch, classes].
 
-  Each patch of `patch_size` x `patch_size` pixels is a token, with a learned vector for its place; the mean of all tokens
-  is what the head reads (Beyer et al. 2022, "Better plain ViT baselines").
+  Each patch of `patch_size` x `patch_size` pixels is a token, with a learned vector for its place; the mean of all
+  tokens is what the head reads (Beyer et al. 2022, "Better plain ViT baselines").
   """
 
   image_shape: Annotated[tuple[int, ...], Positive]  # height, width, channels

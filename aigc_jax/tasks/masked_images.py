@@ -98,7 +98,7 @@ def init(parts, key, batch):
 
 
 def collect(parts, params, extra, batch, context):
-  """Changes the images at random, and draws which crops are hidden: 'hidden' [batch, height, width] float32, 1 there."""
+  """Changes the images at random, and draws which crops are hidden: 'hidden' float32 [batch, height, width]."""
   del params
   batch, task = gather(batch), parts.task
   crop_key, flip_key, hide_key = jax.random.split(context.key, 3)

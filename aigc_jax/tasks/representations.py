@@ -1,7 +1,7 @@
 """What learning without labels is worth: few labelled images, and classifiers that see nothing but features.
 
-The labelled images are the first of each class of the training set, and lie in `extra`: so a run folder has them, and an
-evaluation of other images needs nothing else.
+The labelled images are the first of each class of the training set, and lie in `extra`: so a run folder has them, and
+an evaluation of other images needs nothing else.
 """
 
 import math
@@ -141,7 +141,7 @@ def mapper(model):
 
 
 def drawn_map(features, labels, names):
-  """Features [n, width] on their first two principal axes, a colour for each class -> image uint8 [height, width, 3]."""
+  """Features [n, width] on their first two principal axes, a colour for each class: uint8 [height, width, 3]."""
   from matplotlib.figure import Figure  # a picture in hundreds of steps: not at every start
 
   centred = features - features.mean(0)
