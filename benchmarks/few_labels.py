@@ -1,6 +1,6 @@
 """Few labels: what learning without labels gives on Fashion-MNIST, in per cent of the test images told right.
 
-  python benchmarks/few_labels.py [--seeds=3] [--labels=1,5,10,40] [--encoders=cnn,vit] [--steps=...] [--source=...]
+  python benchmarks/few_labels.py [--seeds=0,1,2] [--labels=1,5,10,40] [--encoders=cnn,vit] [--steps=...] [--source=...]
 
 Rows: a linear probe on raw pixels; on the features of an encoder as it begins; on those of one trained by
 configs/contrastive.py and by configs/masked_images.py, which see all training images and no label; and the same network
@@ -51,10 +51,10 @@ def probed(features_of, parts, counts):
   return found
 
 
-def learned(config, source, seed, parts, counts, folder, steps):
+def learned(config, source, seed, parts, counts, folder, changes=()):
   """As `probed`, of the run of a config that learns without labels."""
-  changes = [('data.source', source), ('seed', seed), ('data.seed', seed), *SILENT]
-  run = api.train(config, folder, [*changes, *([('training.steps', steps)] if steps else [])], quiet=True)
+  changes = [('data.source', source), ('seed', seed), ('data.seed', seed), *SILENT, *changes]
+  run = api.train(config, folder, changes, quiet=True)
   of = jax.jit(partial(representations.features, run.model, run.params, run.state.extra))
   return probed(lambda images: np.asarray(of(images)), parts, counts)
 
@@ -84,29 +84,39 @@ def rows_of(seed, arguments, counts, folder):
     configs = ENCODERS[encoder]
     model = api.read_config(configs['masked images'])['model']
     model = None if encoder == 'cnn' else dict(model)
-    yield f'{encoder}, from nothing on the labels', from_nothing(model, source, seed, counts, folder / encoder)
+    yield (
+      f'{encoder}, from nothing on the labels',
+      from_nothing(model, source, seed, counts, folder / encoder),
+    )
     learn = partial(learned, source=source, seed=seed, parts=parts, counts=counts)
-    untrained = learn(configs['masked images'], folder=folder / f'{encoder}-untrained', steps=1)
+    nothing = [('training.steps', 1), ('optimizer.learning_rate', 0.0)]
+    untrained = learn(configs['masked images'], folder=folder / f'{encoder}-untrained', changes=nothing)
     yield f'{encoder}, probe as it begins', untrained
+    steps = [('training.steps', arguments.steps)] if arguments.steps else []
     for task, config in configs.items():
-      yield f'{encoder}, probe after {task}', learn(config, folder=folder / f'{encoder}-{task}', steps=arguments.steps)
+      yield (
+        f'{encoder}, probe after {task}',
+        learn(config, folder=folder / f'{encoder}-{task}', changes=steps),
+      )
 
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--seeds', type=int, default=3)
+  parser.add_argument('--seeds', default='0,1,2')
   parser.add_argument('--labels', default='1,5,10,40')
   parser.add_argument('--encoders', default='cnn,vit')
   parser.add_argument('--steps', type=int, help='of learning without labels; else those of the configs')
   parser.add_argument('--source', default='bundled:fashion_mnist_5k')
   arguments = parser.parse_args()
   counts, found = [int(n) for n in arguments.labels.split(',')], {}
-  for seed in range(arguments.seeds):
+  for seed in map(int, arguments.seeds.split(',')):
     with tempfile.TemporaryDirectory() as folder:
       for name, row in rows_of(seed, arguments, counts, pathlib.Path(folder)):
         print(f'seed {seed}: {name}: ' + '  '.join(f'{n}: {row[n]:.1%}' for n in counts), flush=True)
         found.setdefault(name, []).append([row[n] for n in counts])
-  print('\n| labels of each class | ' + ' | '.join(map(str, counts)) + ' |\n' + '|---' * (len(counts) + 1) + '|')
+  print(
+    '\n| labels of each class | ' + ' | '.join(map(str, counts)) + ' |\n' + '|---' * (len(counts) + 1) + '|'
+  )
   for name, rows in found.items():
     mean, spread = 100 * np.mean(rows, 0), 100 * np.std(rows, 0, ddof=min(1, len(rows) - 1))
     print(f'| {name} | ' + ' | '.join(f'{m:.1f} ± {s:.1f}' for m, s in zip(mean, spread, strict=True)) + ' |')

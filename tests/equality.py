@@ -55,12 +55,6 @@ def images(family, model=None):
   return make
 
 
-def unlabelled(task, model):
-  """An encoder of images that learns without their labels."""
-  make = images('mlp', model)
-  return lambda source: make(source) | {'task': task | {'labels_per_class': 2}}
-
-
 def labelled(model):
   """A classifier of texts: of words that are long or short."""
 
@@ -122,12 +116,8 @@ FAMILIES = {
   'mlp': images('mlp'),
   'cnn': images('mlp', {'name': 'cnn', 'channels': [8, 16], 'dense_width': 32}),
   'resnet': images('resnet', {'name': 'resnet', 'channels': [8, 16]}),
-  'contrastive': unlabelled(
-    {'name': 'contrastive', 'blur': 1.0}, {'name': 'resnet', 'channels': [8, 16], 'blocks': 1}
-  ),
-  'masked_images': unlabelled(
-    {'name': 'masked_images', 'crop_size': 2}, {'name': 'vision_transformer', 'patch_size': 2, **WIDE}
-  ),
+  'contrastive': images('contrastive', {'name': 'resnet', 'channels': [8, 16]}),
+  'masked_images': images('masked_images', {'name': 'vision_transformer', 'patch_size': 2, **WIDE}),
   'transformer_classifier': labelled({'name': 'transformer_classifier', **WIDE}),
   'q_learning': acting,
   'rnn_classifier': labelled({'name': 'rnn_classifier', 'cell': 'lstm', 'width': 32}),

@@ -19,7 +19,15 @@ MODELS = {
     'codebook_size': 8,
   },
 }
+MODELS |= {
+  'contrastive': MODELS['resnet'],
+  'masked_images': {'name': 'vision_transformer', 'layers': 1, 'heads': 2, 'width': 8, 'patch_size': 2},
+}
 CLASSIFIERS = ('mlp', 'resnet')
+UNLABELLED = {
+  'contrastive': {'labels_per_class': 2, 'projection_widths': [8, 4]},
+  'masked_images': {'labels_per_class': 2, 'crop_size': 2, 'hidden_units': 8, 'channels': [4]},
+}
 
 
 def write_images(path, train=40, test=11, seed=0, **changes):
@@ -43,6 +51,8 @@ def write_images(path, train=40, test=11, seed=0, **changes):
 def config(source, family, **sections):
   """The config of `tiny.config` for images; `sections` replace fields: training={'steps': 8}."""
   task = {'name': 'classification' if family in CLASSIFIERS else 'autoencoding'}
+  if family in UNLABELLED:
+    task = UNLABELLED[family] | {'name': family}
   if family == 'vq':
     task['codebook_decay'] = 0.8
   made = tiny.config(source) | {

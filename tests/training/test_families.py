@@ -86,6 +86,8 @@ FAMILIES = {
   'translation': (None, {}),
   'q_learning': ('extra/replay/seen/observation', {}),
   'resnet': ('extra/batch_stats/final_norm/mean', {'task': {'flip': True, 'crop': 1}}),
+  'contrastive': ('extra/batch_stats/final_norm/mean', {}),
+  'masked_images': (None, {}),
   'vq': ('extra/codes', {}),
   'vae': (None, {'data': {'binarization': 'dynamic'}}),
 }
