@@ -59,13 +59,16 @@ def cliff_walking(config):
   table(config, 'environment:cliff_walking')
   config.task.discount = 1.0
   config.optimizer.update(learning_rate=1.0)  # nothing here is left to chance
-  config.training.update(steps=10_000, evaluate_every=1000, checkpoint_every=5000, sample_every=10_000)
+  config.training.update(steps=2000, evaluate_every=200, checkpoint_every=1000, sample_every=2000)
 
 
 def frozen_lake(config):
   table(config, 'environment:frozen_lake')
-  config.optimizer.update(learning_rate=1.0, schedule='linear')
-  config.training.update(steps=20_000, evaluate_every=2000, checkpoint_every=10_000, sample_every=20_000)
+  config.data.update(environments=4096, batch_size=4096)
+  config.task.update(replay_size=4096, epsilon_start=0.5, epsilon_end=0.5)
+  # slips are chance, of which an average is left
+  config.optimizer.update(learning_rate=0.1, schedule='linear', average=0.999)
+  config.training.update(steps=15_000, evaluate_every=1500, checkpoint_every=7500, sample_every=15_000)
 
 
 def sweep_seeds():
