@@ -49,6 +49,8 @@ class TrainingConfig:
   steps: Annotated[int, Positive] = 2000
   microbatches: Annotated[int, Positive] = 1
   precision: Literal['float32', 'bfloat16'] = 'float32'  # of the computation; parameters stay float32
+  # taken by one call of the compiled program, which small steps gain by; intervals are multiples of it. Lanes take one
+  steps_per_call: Annotated[int, Positive] = 1
   log_every: Annotated[int, Positive] = 10
   evaluate_every: Annotated[int, Positive] | None = 500
   evaluate_batches: Annotated[int, Positive] | None = None  # None: the whole validation split

@@ -34,7 +34,8 @@ def get_config(variant=''):
     best_metric='validation/probe_accuracy',
   )
   if variant == 'vit':
-    config.model = dict(name='vision_transformer', layers=4, heads=4, width=64)
+    config.model = dict(name='vision_transformer', layers=4, heads=4, width=64, patch_size=7)
+    config.task.update(crop_size=7, hidden=0.5)
   return config
 
 

@@ -27,7 +27,7 @@ def get_config(variant=''):
   config.model = dict(name='q_network')
   config.data = dict(source='environment:cartpole')
   config.optimizer = dict(name='adam')
-  config.training = dict(best_metric='validation/return', log_every=100)
+  config.training = dict(best_metric='validation/return', log_every=100, steps_per_call=50)
   {'': cartpole, 'dueling': dueling, 'table': cliff_walking, 'slippery': frozen_lake}[variant](config)
   return config
 

@@ -225,7 +225,11 @@ def prepare_images(folder):
   codes = tiny.config(text) | {'data': {'source': 'run:run'}}
   unfit = tiny.config(text) | {'model': {'name': 'mlp'}}
   worlds = {'source': 'environment:cartpole', 'environments': 4, 'batch_size': 128}
-  acting = tiny.config(text) | {'task': {'name': 'q_learning'}, 'model': {'name': 'q_network'}, 'data': worlds}
+  acting = tiny.config(text) | {
+    'task': {'name': 'q_learning'},
+    'model': {'name': 'q_network'},
+    'data': worlds,
+  }
   contrast = tiny_images.config(source, 'mlp') | {'task': {'name': 'contrastive'}}
   given = {'carried': made, 'codes': codes, 'unfit': unfit, 'acting': acting, 'contrast': contrast}
   for name, config in given.items():

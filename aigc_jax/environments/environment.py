@@ -55,16 +55,16 @@ def begin(environment: Environment, keys) -> Players:
   return Players(jax.vmap(environment.reset)(keys), zeros.astype(jnp.int32), zeros)
 
 
-def advance(environment: Environment, players: Players, actions, keys):
+def advance(environment: Environment, players: Players, actions, key):
   """Every player takes its action, and begins anew where its episode ends.
 
   Args:
-    actions: [players] int32. keys: [players].
+    actions: [players] int32.
 
   Returns:
     (Players, Transition, the rewards of each whole episode: its return where it is over with this step, else 0).
   """
-  step_keys, reset_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+  step_keys, reset_keys = jax.random.split(key, (2, len(players.time)))
   observations = jax.vmap(environment.observe)(players.state)
   state, rewards, terminals = jax.vmap(environment.step)(players.state, actions, step_keys)
   after = jax.vmap(environment.observe)(state)

@@ -183,7 +183,7 @@ def init(parts, model, key, batch):
   players = begin(parts.environment, keys)
   params = model.init(params_key, jax.vmap(parts.environment.observe)(players.state))['params']
   actions = jnp.zeros(parts.worlds, jnp.int32)
-  seen = jax.eval_shape(functools.partial(advance, parts.environment), players, actions, keys)[1]
+  seen = jax.eval_shape(functools.partial(advance, parts.environment), players, actions, worlds_key)[1]
   memory = replay.empty(seen, parts.capacity, parts.prioritized)
   # of each world's last whole episode: its return, and whether there was one
   finished = {'return': jnp.zeros(parts.worlds), 'any': jnp.zeros(parts.worlds)}
@@ -235,12 +235,13 @@ def act(parts, params, extra, key, step):
   def one(carry, key):
     players, finished = carry
     count = len(players.time)
-    explore_key, action_key, worlds_key = jax.random.split(key, 3)
+    explore_key, worlds_key = jax.random.split(key)
     greedy = parts.values_of(params, jax.vmap(environment.observe)(players.state)).argmax(-1)
-    explore = jax.random.uniform(explore_key, (count,)) < epsilon
-    actions = jnp.where(explore, jax.random.randint(action_key, (count,), 0, environment.actions), greedy)
-    keys = jax.random.split(worlds_key, count)
-    players, seen, returned = advance(environment, players, actions.astype(jnp.int32), keys)
+    drawn = jax.random.uniform(explore_key, (count,))
+    # one number does for both: below epsilon it is uniform there, and so tells which action
+    chance = jnp.minimum(drawn / epsilon * environment.actions, environment.actions - 1).astype(jnp.int32)
+    actions = jnp.where(drawn < epsilon, chance, greedy.astype(jnp.int32))
+    players, seen, returned = advance(environment, players, actions, worlds_key)
     finished = {
       'return': jnp.where(seen.last > 0, returned, finished['return']),
       'any': jnp.maximum(finished['any'], seen.last),

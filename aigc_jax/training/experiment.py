@@ -27,7 +27,7 @@ from aigc_jax.training import (
   profiling,
   step,
 )
-from aigc_jax.training.loop import Hook, Outcome, loop, signals
+from aigc_jax.training.loop import Hook, Outcome, loop, of_each, signals
 from aigc_jax.training.prepare import FACTS, TOKENIZER, notes_on
 
 EXTENSIBLE = ('training.steps',)  # what may differ when a run is made longer
@@ -206,12 +206,16 @@ def take_steps(here, state, start, began):
   record, save, interval = make_hooks(here, start, flops, costs, notes)
   folder.write_status('running', start, checkpoint=notes['checkpoint'])
   step_function = placement.step_function(here.prepared, compiled)
-  batch_at = lambda n: placement.batch_on_devices(here.prepared, dataset, n)
-  traced = profiling.traced(step_function, start, here.traced, folder.path / profiling.FOLDER, console)
+  stride = config['training']['steps_per_call']
+  batch_at = lambda n: placement.batches_on_devices(here.prepared, dataset, n, stride)
+  traced = profiling.traced(
+    step_function, start, here.traced, folder.path / profiling.FOLDER, console, stride
+  )
   console.start(start, steps)
   try:
     with signals() as interrupted, traced as step_function:
-      outcome = loop(step_function, state, batch_at, start, steps, record, interval, interrupted)
+      record = of_each(record, stride)
+      outcome = loop(step_function, state, batch_at, start, steps, record, interval, interrupted, stride)
       save(outcome.step, outcome.state)
       here.checkpointer.wait()
   except AigcError as error:
@@ -231,7 +235,7 @@ def ready(here, state, began):
   Raises UsageError where it does not.
   """
   compile_began = time.perf_counter()
-  compiled, flops = placement.compile_steps(here.experiment, here.prepared)
+  compiled, flops = placement.compile_calls(here.experiment, here.prepared)
   for program in compiled.values():
     memory_use.check(memory_use.of_program(program), here.experiment.devices)
   compile_ended = time.perf_counter()

@@ -32,20 +32,23 @@ class Outcome(NamedTuple):
   reason: str  # 'done', 'early stop' or 'interrupted'
 
 
-def loop(step_function, state, batch_at, start, stop, record, hooks, interrupted=lambda step: False):
+def loop(
+  step_function, state, batch_at, start, stop, record, hooks, interrupted=lambda step: False, stride=1
+):
   """Takes steps `start` to `stop`.
 
   Args:
     step_function: state, batch -> state, metrics; it may donate the state.
     batch_at: step -> batch on the devices.
-    record: called with (step, metrics) of every step in order; metrics of a step are read only after the next one
-      is dispatched, so that reading never stalls the device.
+    record: called with (step, metrics) of every call in order; its metrics are read only after the next one is
+      dispatched, so that reading never stalls the device.
     hooks: Hooks, called in order after the steps they are due at, all metrics through that step recorded.
     interrupted: step -> whether the loop ends after that step, which is in flight; only hooks that are due are called,
       so that a resumed run writes what an unbroken one writes.
+    stride: steps that a call of step_function takes; `start`, `stop` and the intervals are multiples of it.
   """
   batch, waiting = batch_at(start), None
-  for step in range(start + 1, stop + 1):
+  for step in range(start + stride, stop + 1, stride):
     state, metrics = step_function(state, batch)
     if step < stop:
       batch = batch_at(step)
@@ -62,6 +65,17 @@ def loop(step_function, state, batch_at, start, stop, record, hooks, interrupted
     if cut_short:
       return Outcome(state, step, 'interrupted')
   return Outcome(state, stop, 'done')
+
+
+def of_each(record, stride):
+  """`record` of single steps as that of calls that take `stride` steps, whose metrics are [stride] each."""
+
+  def record_all(step, metrics):
+    metrics = jax.device_get(metrics)
+    for i in range(stride):
+      record(step - stride + 1 + i, {name: values[i] for name, values in metrics.items()})
+
+  return record if stride == 1 else record_all
 
 
 def read(step, metrics):

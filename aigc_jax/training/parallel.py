@@ -29,6 +29,7 @@ class Parallel(NamedTuple):
   mesh: Mesh
   init: Callable
   step: Callable  # donates its state
+  steps: Callable  # the same, one after another: rows of a batch [steps, rows, ...] -> State, metrics [steps]
   evaluate: Callable
   shardings: Callable  # State of arrays or shapes -> State of NamedShardings: where it lies
   rows: NamedSharding  # of a batch
@@ -37,16 +38,29 @@ class Parallel(NamedTuple):
 
   def put_batch(self, batch):
     """Host rows, of `part`, -> device rows, dealt out over the mesh."""
-    if not processes.several():
-      return jax.device_put(batch, self.rows)
-    return jax.tree.map(partial(jax.make_array_from_process_local_data, self.rows), batch)
+    return self.put(batch, self.rows)
 
-  def shapes_of(self, batch):
-    """All rows of a batch on the host -> ShapeDtypeStructs of what `put_batch` gives of them."""
+  def put_batches(self, batches):
+    """Several batches of one shape -> their rows [steps, rows, ...] on the devices."""
+    stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
+    return self.put(stacked, self.stacked)
+
+  def put(self, batch, sharding):
+    if not processes.several():
+      return jax.device_put(batch, sharding)
+    return jax.tree.map(partial(jax.make_array_from_process_local_data, sharding), batch)
+
+  def shapes_of(self, batch, steps=1):
+    """All rows of a batch on the host -> ShapeDtypeStructs of what `put_batch`, or `put_batches`, gives of them."""
     dtype = lambda array: jax.dtypes.canonicalize_dtype(array.dtype)
-    return jax.tree.map(
-      lambda array: jax.ShapeDtypeStruct(array.shape, dtype(array), sharding=self.rows), batch
-    )
+    first, where = ((), self.rows) if steps == 1 else ((steps,), self.stacked)
+    shape = lambda array: jax.ShapeDtypeStruct((*first, *array.shape), dtype(array), sharding=where)
+    return jax.tree.map(shape, batch)
+
+  @property
+  def stacked(self):
+    """Where several batches lie, [steps, rows, ...]."""
+    return NamedSharding(self.mesh, P(None, ROWS))
 
   def put_resident(self, arrays):
     """A data set that lives on the devices, whole on each -> what every batch has besides its rows."""
@@ -112,7 +126,7 @@ def own_rows(sharding, count):
 
 
 def placed(program, shardings, mesh):
-  """(init, step, evaluate), jitted, whose states lie as `shardings` says and whose metrics are everywhere."""
+  """(init, step, steps, evaluate), jitted, whose states lie as `shardings` says and whose metrics are everywhere."""
   lay = lambda state: jax.lax.with_sharding_constraint(state, shardings(state))
   everywhere = lambda tree: jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P()))
 
@@ -123,11 +137,16 @@ def placed(program, shardings, mesh):
     state, metrics = program.step(floats, lay(state), batch)
     return lay(state), everywhere(metrics)
 
+  def steps(floats, state, batches):
+    rows = {name: array for name, array in batches.items() if name != RESIDENT}
+    whole = {name: array for name, array in batches.items() if name == RESIDENT}
+    return jax.lax.scan(lambda state, rows: step(floats, state, rows | whole), state, rows)
+
   def evaluate(floats, state, batch):
     metrics, extra = program.evaluate(floats, state, batch)
     return everywhere(metrics), lay(state._replace(extra=extra)).extra
 
-  return jax.jit(init), jax.jit(step, donate_argnums=1), jax.jit(evaluate)
+  return jax.jit(init), *(jax.jit(f, donate_argnums=1) for f in (step, steps)), jax.jit(evaluate)
 
 
 def by_device(function, mesh, specs, out_specs):

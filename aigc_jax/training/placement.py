@@ -39,6 +39,14 @@ def batch_on_devices(prepared, dataset, step):
   return prepared.program.put_batch(dataset.train_batch(step, prepared.program.part)) | prepared.resident
 
 
+def batches_on_devices(prepared, dataset, step, stride):
+  """The batches of `stride` steps from `step` on, as one call of the program sees them; of one, its batch."""
+  if stride == 1:
+    return batch_on_devices(prepared, dataset, step)
+  batches = [dataset.train_batch(step + i, prepared.program.part) for i in range(stride)]
+  return prepared.program.put_batches(batches) | prepared.resident
+
+
 def lower_step(prepared, example=None):
   """The train step for the shapes of a batch; compiled ahead of time, so that another shape is an error."""
   batch = prepared.example if example is None else example
@@ -59,6 +67,18 @@ def compile_steps(experiment, prepared):
   one = next(iter(lowered.values()))
   # with several shapes a step's work differs from the next one's
   return compiled, flops_of(one, experiment, prepared) if len(lowered) == 1 else None
+
+
+def compile_calls(experiment, prepared):
+  """As `compile_steps`, of calls that take `config.training.steps_per_call` steps each."""
+  stride = experiment.config['training']['steps_per_call']
+  if stride == 1:
+    return compile_steps(experiment, prepared)
+  rows = {name: array for name, array in prepared.example.items() if name != RESIDENT}
+  batches = prepared.program.shapes_of(rows, stride) | prepared.resident
+  lowered = prepared.program.steps.lower(prepared.floats, prepared.target, batches)
+  flops = flops_of(lower_step(prepared), experiment, prepared)
+  return {shape_of(batches): lowered.compile()}, flops
 
 
 def step_function(prepared, compiled):

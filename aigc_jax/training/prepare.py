@@ -69,6 +69,7 @@ def prepare(config, folder=None):
   attention.settled(config, dataset.example(), devices)
   task = tasks.build(attention.portable(config))
   step.check(config, task)
+  step.check_calls(config, len(dataset.shapes()) if dataset.shapes else 1)
   check_by_shapes(config, dataset, task, initial)
   return Experiment(config, dataset, task, devices)
 

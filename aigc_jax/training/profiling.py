@@ -25,12 +25,12 @@ def span(text, steps):
 
 
 @contextlib.contextmanager
-def traced(step_function, start, span, folder, console):
+def traced(step_function, start, span, folder, console, stride=1):
   """Yields the step function, traced from the first to the last step of `span`, of those that are still to come.
 
   Args:
     step_function: state, batch -> state, metrics. start: steps taken before. span: (first, last); None: none.
-    folder: what the trace is written to.
+    folder: what the trace is written to. stride: steps that a call takes; those of a call are traced together.
   """
   if span is None or span[1] <= start:
     if span is not None:
@@ -49,8 +49,8 @@ def traced(step_function, start, span, folder, console):
 
   def step(state, batch):
     nonlocal taken, going
-    taken += 1
-    if taken == max(span[0], start + 1):
+    taken += stride
+    if taken - stride < max(span[0], start + 1) <= taken:
       jax.block_until_ready(state)  # what came before is no part of it
       with files.storage_errors(folder):
         jax.profiler.start_trace(folder, create_perfetto_trace=True)
@@ -59,7 +59,7 @@ def traced(step_function, start, span, folder, console):
       return step_function(state, batch)
     with jax.profiler.StepTraceAnnotation('train', step_num=taken):  # by which TensorBoard tells steps apart
       state, metrics = step_function(state, batch)
-    if taken == span[1]:
+    if taken >= span[1]:
       jax.block_until_ready(state)
       stop()
     return state, metrics

@@ -46,6 +46,22 @@ def check_rows(config):
     )
 
 
+def check_calls(config, shapes):
+  """Raises UsageError where several steps in a call do not come out even; shapes: how many a batch may have."""
+  training, stride = config['training'], config['training']['steps_per_call']
+  for name in ('steps', 'evaluate_every', 'checkpoint_every', 'sample_every'):
+    if (training[name] or 0) % stride:
+      raise UsageError(
+        f'config.training.{name}: {training[name]} is no multiple of config.training.steps_per_call = {stride}; use '
+        f'{-(-training[name] // stride) * stride}'
+      )
+  if stride > 1 and shapes > 1:
+    raise UsageError(
+      f'config.training.steps_per_call: {stride}, but batches here have {shapes} shapes, and those of a call have one; '
+      'use 1'
+    )
+
+
 def check(config, task):
   """Raises UsageError where a task forbids microbatches, or `freeze` is no pattern."""
   for key, pattern in (

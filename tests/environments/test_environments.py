@@ -55,11 +55,11 @@ def test_tables_are_gymnasiums(name, theirs):
 def test_states_that_episodes_can_be_in_are_those_of_long_random_play():
   lake = environments.make('environment:frozen_lake')
   players, seen = begin(lake, jax.random.split(jax.random.key(0), 256)), set()
-  step = jax.jit(lambda players, actions, keys: advance(lake, players, actions, keys)[0])
+  step = jax.jit(lambda players, actions, key: advance(lake, players, actions, key)[0])
   generator = np.random.default_rng(0)
   for i in range(60):
     seen |= set(np.asarray(players.state).tolist())
-    players = step(players, generator.integers(0, 4, 256), jax.random.split(jax.random.key(i), 256))
+    players = step(players, generator.integers(0, 4, 256), jax.random.key(i))
   assert seen == set(np.flatnonzero(worlds.reachable(lake.tables)).tolist())
 
 
@@ -74,9 +74,7 @@ def test_players_begin_anew_where_their_episodes_end_or_are_cut():
   players = begin(world, jax.random.split(jax.random.key(0), 2))
   for i in range(9):
     states.append(np.asarray(players.state).tolist())
-    players, seen, returned = advance(
-      world, players, jnp.array([1, 0]), jax.random.split(jax.random.key(i), 2)
-    )
+    players, seen, returned = advance(world, players, jnp.array([1, 0]), jax.random.key(i))
     told.append(
       [
         *zip(

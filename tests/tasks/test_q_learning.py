@@ -180,7 +180,7 @@ def test_a_table_learns_what_planning_finds(world, rate, schedule, close):
 
 
 def test_a_step_of_a_table_is_the_mean_of_its_errors():
-  """Entries that a batch has several times, on several devices: each moves by the learning rate times its mean error."""
+  """Of entries that a batch has several times, on several devices, each moves by its mean error."""
   states, actions = np.array([3, 3, 1, 3, 1, 0, 2, 3]), np.array([0, 0, 1, 0, 1, 1, 0, 1])
   mask, errors = np.array([1, 1, 1, 0, 1, 1, 0, 1], np.float32), np.arange(1, 9, dtype=np.float32)
   environment = environments.make('environment:frozen_lake')
