@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import numpy as np
 
 from aigc_jax import data, embedding, files, models, tasks
 from aigc_jax import run as run_folder
@@ -13,7 +14,7 @@ from aigc_jax.generation import beam, fill, speculative, text
 from aigc_jax.generation import choices as writing
 from aigc_jax.schemas import config_of, resolved, schemas
 from aigc_jax.task import State
-from aigc_jax.tasks import lora
+from aigc_jax.tasks import classification, lora, representations
 from aigc_jax.training import attention, checkpoint, hooks, initials, mesh, parallel, prepare
 from aigc_jax.training.experiment import set_up
 
@@ -189,6 +190,26 @@ class TrainedRun:
       )
     texts = [texts] if isinstance(texts, str) else list(texts)
     return embedding.embed(self.model, self.params, self.tokenizer, texts, pooling, normalize)
+
+  def features(self, images, *, batch_size=256):
+    """What an encoder or classifier of images tells classes from, float32 [images, width].
+
+    images: [images, height, width, channels], uint8 or floats in [0, 1]. Raises UsageError for others.
+    """
+    set_up()
+    model = self.config['model']
+    if model['name'] not in classification.ENCODERS:
+      raise UsageError(
+        f'{self.path}: its model, {model["name"]}, is no encoder of images; {listed(classification.ENCODERS)} are'
+      )
+    shape = model['image_shape']
+    if np.ndim(images) != 4 or list(np.shape(images)[1:]) != list(shape):
+      raise UsageError(
+        f'images of shape {list(np.shape(images))}; {self.path} takes [images, {listed(shape)}]'
+      )
+    of = jax.jit(functools.partial(representations.features, self.model, self.params, self.state.extra))
+    parts = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
+    return np.concatenate([np.asarray(of(part)) for part in parts])
 
   def other_use(self):
     if self.task.fills_masks:

@@ -41,7 +41,7 @@ def shuffled(source, seed, path):
 def probed(features_of, parts, counts):
   """{labels of each class: part of the test images told right} by linear probes on features."""
   train, test = parts['train'], parts['test']
-  asked = np.concatenate([features_of(test.images[i : i + 500]) for i in range(0, len(test.images), 500)])
+  asked = features_of(test.images)
   found = {}
   for count in counts:
     known = representations.labelled(train._asdict(), count, 10)
@@ -55,8 +55,7 @@ def learned(config, source, seed, parts, counts, folder, changes=()):
   """As `probed`, of the run of a config that learns without labels."""
   changes = [('data.source', source), ('seed', seed), ('data.seed', seed), *SILENT, *changes]
   run = api.train(config, folder, changes, quiet=True)
-  of = jax.jit(partial(representations.features, run.model, run.params, run.state.extra))
-  return probed(lambda images: np.asarray(of(images)), parts, counts)
+  return probed(run.features, parts, counts)
 
 
 def from_nothing(model, source, seed, counts, folder):

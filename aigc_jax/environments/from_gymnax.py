@@ -1,4 +1,4 @@
-"""Worlds of the library gymnax (Lange 2022) by their names there, such as 'Acrobot-v1'; it is installed by itself."""
+"""Worlds of the library gymnax (Lange 2022) by their names there, such as 'Acrobot-v1'; it is an extra."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ def make(name: str) -> Environment:
     import gymnax
   except ImportError:
     raise UsageError(
-      f'config.data.source: gymnax:{name} needs gymnax, which is not installed; `pip install gymnax`'
+      f'config.data.source: gymnax:{name} needs gymnax, which is not installed; `pip install "aigc-jax[gymnax]"`'
     ) from None
   if name not in gymnax.registered_envs:
     raise UsageError(

@@ -64,6 +64,18 @@ def test_facts_and_shapes_of_the_bundled_images():
   assert np.bincount(np.concatenate([b['labels'][b['mask'] > 0] for b in validation])).tolist() == [100] * 10
 
 
+def test_few_images_of_each_class_are_the_first_of_them():
+  whole, few = images.load({}), images.load({'images_per_class': 3})
+  assert few.facts['train_images'] == 30
+  assert few.facts['split'].endswith('; of these the first 3 of each class train')
+  assert len(few.resident['images']) == 30
+  for label in range(10):
+    ours, theirs = (d.resident['images'][d.resident['labels'] == label] for d in (few, whole))
+    np.testing.assert_array_equal(ours, theirs[:3])
+  batches = zip(few.validation_batches(), whole.validation_batches(), strict=True)
+  assert all((a['images'] == b['images']).all() for a, b in batches)
+
+
 def test_a_batch_is_a_function_of_seed_and_step(numbered, monkeypatch):
   resident = images.load(config(numbered))
   monkeypatch.setattr(images, 'RESIDENT_BYTES', 299)  # a byte less than the training images take

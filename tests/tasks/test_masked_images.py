@@ -93,6 +93,10 @@ def test_hidden_stripes_are_learned_and_shown_and_a_classifier_begins_with_them(
   learned = api.train(classifier | {'init_from': str(tmp_path / 'run')}, tmp_path / 'learned', quiet=True)
   before, after = run.params['convolution_0']['kernel'], learned.params['convolution_0']['kernel']
   assert np.abs(np.asarray(after) - np.asarray(before)).max() < 0.02, 'one step away'
+  images = np.zeros((5, 8, 8, 1), np.uint8)
+  assert run.features(images).shape == learned.features(images).shape == (5, 24)
+  with pytest.raises(UsageError, match=r'images of shape \[5, 8, 8\]; .* takes \[images, 8, 8, 1\]'):
+    run.features(images[..., 0])
   assert 'pixel_head' not in learned.params
   assert 'head' in learned.params
 
