@@ -26,7 +26,7 @@ from aigc_jax.tasks.augmentation import (
   random_resized_crop,
 )
 from aigc_jax.tasks.classification import ENCODERS
-from aigc_jax.tasks.images import as_floats, fitted, gather
+from aigc_jax.tasks.images import as_floats, gather
 from aigc_jax.tasks.losses import info_nce
 from aigc_jax.tasks.pictures import grid
 
@@ -69,7 +69,7 @@ def complete(config, dataset):
     )
   if not config['task']['projection_widths']:
     raise UsageError('config.task.projection_widths: is empty; it takes one width or more, as in 128,64')
-  return config | {'model': fitted(dict(config['model']), dataset, config['data']['source'])}
+  return config | {'model': representations.complete(config, dataset)}
 
 
 def build(config):

@@ -21,7 +21,7 @@ from aigc_jax.task import Context, Task
 from aigc_jax.tasks import representations
 from aigc_jax.tasks.augmentation import random_flip, random_resized_crop
 from aigc_jax.tasks.classification import ENCODERS
-from aigc_jax.tasks.images import as_floats, fitted, gather
+from aigc_jax.tasks.images import as_floats, gather
 from aigc_jax.tasks.pictures import grid
 
 HIGHER_IS_BETTER = representations.HIGHER_IS_BETTER  # metrics
@@ -56,7 +56,7 @@ class Parts(NamedTuple):
 
 def complete(config, dataset):
   """Fills in what the data decides: the images' shape and the number of classes. Raises UsageError."""
-  model, size = fitted(dict(config['model']), dataset, config['data']['source']), config['task']['crop_size']
+  model, size = representations.complete(config, dataset), config['task']['crop_size']
   least = min(model['image_shape'][:2])
   if size > least:
     raise UsageError(

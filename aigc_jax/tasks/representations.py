@@ -12,14 +12,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from aigc_jax.errors import UsageError
 from aigc_jax.task import Context
 from aigc_jax.tasks.confusion import legible, rendered
-from aigc_jax.tasks.images import as_floats
+from aigc_jax.tasks.images import as_floats, fitted
 
 ITERATIONS = 100  # of L-BFGS
 SHARPNESS = 0.07  # of a neighbour's vote (Wu et al. 2018, section 3.4)
 MAPPED = 2000  # images on a map
 HIGHER_IS_BETTER = ('probe_accuracy', 'neighbour_accuracy')  # metrics
+
+
+def complete(config, dataset):
+  """`config.model` with what the data decides. Raises UsageError where the two do not go together."""
+  if config['data']['binarization'] == 'dynamic':
+    raise UsageError(
+      "config.data.binarization: 'dynamic' draws pixels anew for likelihoods, which this task has none of; use 'fixed' "
+      'or none'
+    )
+  return fitted(dict(config['model']), dataset, config['data']['source'])
 
 
 def init(model, key, batch, per_class, classes):

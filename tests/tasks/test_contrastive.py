@@ -127,6 +127,7 @@ def test_features_learned_without_labels_tell_the_classes(tmp_path):
   [
     ({'data': {'batch_size': 1}}, 'batch_size: 1 image has no other to be told from'),
     ({'task': {'projection_widths': ()}}, 'projection_widths: is empty'),
+    ({'data': {'binarization': 'dynamic'}}, "binarization: 'dynamic' draws pixels anew"),
     ({'training': {'microbatches': 2}}, 'looks across the whole batch'),
     ({'model': {'name': 'transformer'}}, "'transformer' is no model for the task 'contrastive'"),
   ],
