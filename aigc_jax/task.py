@@ -96,6 +96,7 @@ class Task(NamedTuple):
     belong to the rows of the batch and go with them to devices and microbatches (a carried hidden state); or a tree
     of these, shaped like `extra` or a prefix of it.
   unit: what the weight of the loss counts, for people ('tokens').
+  loss_unit: what the loss is in, for people.
   higher_is_better: names of metrics of which more is better ('accuracy'); of all others less is.
   whole_batch: the loss looks across the batch, so microbatches are refused.
   """
@@ -113,4 +114,5 @@ class Task(NamedTuple):
   layout: Any = 'replicated'
   whole_batch: bool = False
   unit: str = 'examples'
+  loss_unit: str = 'nats'
   higher_is_better: tuple = ()

@@ -82,6 +82,7 @@ def build(config):
     evaluate=partial(evaluate, parts),
     show=partial(show, parts, rebuild, representations.mapper(parts.model)),
     unit='pixels',
+    loss_unit='squared error',
     higher_is_better=HIGHER_IS_BETTER,
   )
 

@@ -162,6 +162,7 @@ def build(config):
     draw=functools.partial(rollouts.draw, environment, watch),
     layout=layout(parts),
     unit='transitions',
+    loss_unit='half a squared error',
     higher_is_better=HIGHER_IS_BETTER,
   )
 

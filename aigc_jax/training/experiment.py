@@ -293,26 +293,31 @@ def end_badly(folder, checkpointer, notes, error):
   raise type(error)(f'{error}; {good}') from error
 
 
-def loss_curve(folder, unit):
-  """Draws plots/loss.png: training loss and its validation values over steps. Returns the path.
+def draw_curves(folder, task, metric):
+  """Draws plots/loss.png: training loss and its validation values over steps, and beside them `metric`, if another.
 
-  unit: what the loss is a mean of, such as 'tokens'.
+  metric: `config.training.best_metric`. Returns the path.
   """
   from matplotlib.figure import Figure  # (pyplot would look for a display)
 
-  rows = run.read_metrics(folder)
-  figure = Figure(figsize=(7, 4.2), layout='constrained')
-  axes = figure.add_subplot()
-  for name, style in (('train/loss', dict(linewidth=0.8, alpha=0.7)), ('validation/loss', dict(marker='o'))):
-    points = np.array([(row['step'], row[name]) for row in rows if name in row], float).reshape(-1, 2)
-    axes.plot(*points.T, label=name, **style)
-  axes.set(
-    xlabel='step',
-    ylabel=f'loss (nats per {unit.removesuffix("s")})',
-    title=os.path.basename(os.path.abspath(folder)),
-  )
-  axes.grid(alpha=0.3)
-  axes.legend()
+  rows, other = run.read_metrics(folder), metric.partition('/')[2]
+  names = ['loss'] if other == 'loss' else ['loss', other]
+  figure = Figure(figsize=(7 * len(names), 4.2), layout='constrained')
+  for name, axes in zip(names, figure.subplots(1, len(names), squeeze=False)[0], strict=True):
+    for part, style in (('train', dict(linewidth=0.8, alpha=0.7)), ('validation', dict(marker='o'))):
+      key = f'{part}/{name}'
+      points = np.array([(row['step'], row[key]) for row in rows if key in row], float).reshape(-1, 2)
+      if len(points):
+        axes.plot(*points.T, label=key, **style)
+    label = (
+      f'loss ({task.loss_unit} per {task.unit.removesuffix("s")})'
+      if name == 'loss'
+      else name.replace('_', ' ')
+    )
+    axes.set(xlabel='step', ylabel=label)
+    axes.grid(alpha=0.3)
+    axes.legend()
+  figure.suptitle(os.path.basename(os.path.abspath(folder)))
   path = os.path.join(folder, 'plots', 'loss.png')
   with files.storage_errors(path):
     figure.savefig(path, dpi=120)

@@ -40,7 +40,8 @@ def start(config, workdir, label, began, quiet=False, may_differ=(), profile=Non
     with Console(folder.path / 'log.txt' if leads else None, quiet) as console:
       experiment.train(prepared, folder, console, began, traced if leads else None)
       if leads:
-        console.say(f'loss curve: {experiment.loss_curve(folder.path, prepared.task.unit)}')
+        metric = prepared.config['training']['best_metric']
+        console.say(f'loss curve: {experiment.draw_curves(folder.path, prepared.task, metric)}')
       suggest(folder.path, prepared, console)
   return folder.path
 

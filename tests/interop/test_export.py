@@ -87,7 +87,9 @@ def trained(corpus, folder, model, tokenizer='characters', task='language', **fi
   return aigc_jax.train(config, folder, quiet=True)
 
 
-@pytest.mark.parametrize('name', OURS)
+@pytest.mark.parametrize(
+  'name', [name if name == 'llama' else pytest.param(name, marks=pytest.mark.slow) for name in OURS]
+)
 def test_a_run_of_ours_writes_the_same_tokens_in_transformers(name, corpus, tmp_path):
   tokenizer = {'gpt2': 'bpe:300', 'llama': 'bytes'}.get(name, 'characters')
   run = trained(corpus, tmp_path / 'run', {'name': 'transformer'} | OURS[name], tokenizer)

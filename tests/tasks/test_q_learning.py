@@ -224,6 +224,7 @@ def test_what_does_not_fit_is_one_line(fields, message):
 
 def test_a_run_shows_how_it_plays(tmp_path, capsys):
   training = {'steps': 6, 'evaluate_every': 6, 'checkpoint_every': None, 'sample_every': 6}
+  training['best_metric'] = 'validation/return'
   run = api.train(config_of(training=training), tmp_path / 'run', quiet=True)
   with Image.open(tmp_path / 'run/samples/00000006-rollout.gif') as film:
     frames = film.n_frames  # one of each step and the first, less those that look like the one before
@@ -233,6 +234,8 @@ def test_a_run_shows_how_it_plays(tmp_path, capsys):
   assert steps / 2 < frames <= steps + 1
   with Image.open(tmp_path / 'run/samples/00000006-rollout.png') as strip:
     assert strip.width > 10 * strip.height
+  with Image.open(tmp_path / 'run/plots/loss.png') as curves:
+    assert curves.width > 3 * curves.height, 'the loss, and the return beside it'
   found = run.evaluate()
   assert found['return'] == pytest.approx(run.metrics[-1]['validation/return'])
   assert cli.main(['generate', str(tmp_path / 'run'), '--num=2', f'--output={tmp_path}/played.png']) == 0

@@ -26,7 +26,7 @@ def values(path):
   }
 
 
-@pytest.mark.parametrize('family', ['q_learning', 'resnet'])
+@pytest.mark.parametrize('family', ['q_learning', pytest.param('resnet', marks=pytest.mark.slow)])
 def test_steps_are_those_of_single_calls_and_go_on_bit_for_bit(family, source, tmp_path):
   """Worlds and replay; images that lie on the device, with batch statistics."""
   if family == 'q_learning':
