@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 
-from aigc_jax import cli_distributed, cli_generate, cli_pretrained, cli_sweep, files
+from aigc_jax import cli_distributed, cli_generate, cli_pretrained, cli_probe, cli_sweep, files
 from aigc_jax.errors import AigcError, UsageError
 
 BEGAN = time.perf_counter()  # when the command was typed, but for Python's own start
@@ -26,6 +26,7 @@ DESCRIPTION = """Train, resume, evaluate and sample generative models in JAX.
   aigc report runs/rates                                      its table and its page of charts
   aigc import FOLDER runs/gpt2                                a pretrained model in Hugging Face's files
   aigc export runs/mine FOLDER --format=huggingface           any run that they have an architecture for
+  aigc probe runs/mine attention --text="Call me"             look inside: pictures, a page, arrays
   aigc list; aigc diff runs/a runs/b                          what was run, and how two runs differ
 
 exit status: 0 done, 64 usage or config, 65 data or a number not finite, 74 storage, 75 interrupted and resumable"""
@@ -76,6 +77,7 @@ def parser():
   cli_sweep.add_options(add)
 
   cli_pretrained.add_options(add, add_checkpoint)
+  cli_probe.add_options(add, add_checkpoint)
 
   listing = add('list', 'the runs under a folder')
   listing.add_argument('root', nargs='?', default='runs')
@@ -232,6 +234,7 @@ def dispatch(arguments):
       'generate': cli_generate.generate,
       'import': cli_pretrained.import_folder,
       'export': cli_pretrained.export,
+      'probe': cli_probe.probe,
       'list': listing,
       'diff': diff,
       'detect': detect,

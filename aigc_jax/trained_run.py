@@ -39,6 +39,11 @@ class TrainedRun:
     path = self.path / prepare.TOKENIZER
     return tokenizers.load(path) if path.exists() else None
 
+  @property
+  def imported(self):
+    """Whether it came from files of Hugging Face, and so has no data of its own."""
+    return run_folder.open_run(self.path).read_status()['message'] == 'imported'
+
   @functools.cached_property
   def task(self):
     return tasks.build(attention.portable(self.config))
@@ -259,14 +264,7 @@ class TrainedRun:
       dataset = data.load(config['data'], self.tokenizer, form)
       prepare.check_same_data(run_folder.open_run(self.path), dataset)
     else:
-      dataset = data.load_validation(
-        {name: value for name, value in config['data'].items() if name != 'validation_source'}
-        | {'source': source},
-        self.tokenizer,
-        self.facts.get('class_names'),
-        form,
-        self.facts.get('image_shape'),
-      )
+      dataset = self.other_data(source)
     tasks.complete(config, dataset)  # refuses fields that do not fit
     devices, batch = mesh.choose_devices(config, fewer=True), next(dataset.validation_batches(), {})
     config, _ = attention.settled(attention.portable(config), batch, devices)
@@ -275,6 +273,22 @@ class TrainedRun:
     state = self.state_like(program, floats, dataset)
     state = jax.device_put(state, program.shardings(state))
     return hooks.evaluate(program, floats, state, dataset, tasks.build(config).report)
+
+  def other_data(self, source):
+    """All of another source as the validation split of a Dataset, for this run's model."""
+    kept = {name: value for name, value in self.config['data'].items() if name != 'validation_source'}
+    names, shape = self.facts.get('class_names'), self.facts.get('image_shape')
+    return data.load_validation(
+      kept | {'source': source}, self.tokenizer, names, tasks.form_of(self.config), shape
+    )
+
+  def probe(self, name, **choices):
+    """Looks inside: `run.probe('attention', text='Call me Ishmael.')`, see `probes.KINDS`. Returns a `probes.panels.Probe`,
+    which a notebook shows, `.save(folder)` writes, and whose numbers are in `.arrays`."""
+    from aigc_jax import probes
+
+    set_up()
+    return probes.probe(self, name, **choices)
 
   def state_like(self, program, floats, dataset):
     """The state with `extra` in the structure that its task gives it: what was restored is nested dicts."""

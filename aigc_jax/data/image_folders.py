@@ -83,6 +83,17 @@ def _opened(path, content=None):
     raise DataError(f'{path}: the image cannot be read: {reason}') from None
 
 
+def read_image(path, channels):
+  """The pixels of a PNG or JPEG file, uint8 [height, width, channels], of 1 channel (grey) or 3. Raises DataError."""
+  try:
+    content = pathlib.Path(path).read_bytes()
+  except OSError as error:
+    raise DataError(f'{path}: cannot be read: {error.strerror}') from None
+  with _opened(path, content) as image:
+    array = np.asarray(image.convert('L' if channels == 1 else 'RGB'))
+  return array.reshape(*array.shape[:2], channels)
+
+
 def _survey(paths):
   """Whether any image is coloured, from the headers alone. DataError where sizes differ."""
   size, coloured = None, False

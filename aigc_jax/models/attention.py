@@ -173,5 +173,10 @@ class Attention(nn.Module):
     if isinstance(mask, Structure):
       mixed = flash(query, *held, mask)
     else:
-      mixed = attend(query, *held, mask, lambda weights: self.drop(weights, train))
+      mixed = attend(query, *held, mask, lambda weights: self.drop(self.shown(weights), train))
     return self.output(mixed.swapaxes(1, 2))
+
+  def shown(self, weights):
+    """The weights [batch, heads, time, slots] as they are; whoever looks inside (`inspection.capture`) gets them."""
+    self.sow('intermediates', 'weights', weights)
+    return weights

@@ -23,6 +23,7 @@ class Cell(NamedTuple):
   states: int  # arrays in a state; the first is h, which is also the output
   forward: Callable  # z, u, state, bias, finish -> (state, what `backward` needs)
   backward: Callable  # saved, h_{t-1}, h_t, gradients of the state -> gradients of (z, u, the state before)
+  inside: Callable  # saved -> {name: array}: gates from 0 to 1, and what they let pass
 
 
 def sigmoid(x):
@@ -33,6 +34,10 @@ def sigmoid(x):
 def elman_forward(z, u, state, bias, finish):
   """h_t = tanh(W_h h_{t-1} + W_x x_t + b) (Elman 1990)."""
   return (jnp.tanh(z + u),), ()
+
+
+def elman_inside(saved):
+  return {}
 
 
 def elman_backward(saved, before, after, changes):
@@ -49,6 +54,11 @@ def gru_forward(z, u, state, bias, finish):
   r, k, u_n = sigmoid(z_r + u_r), sigmoid(z_k + u_k), u_n if bias is None else u_n + bias
   n = jnp.tanh(z_n + r * u_n)
   return (n + k * (h - n),), (r, k, n, u_n)
+
+
+def gru_inside(saved):
+  r, k, n, _ = saved
+  return {'reset gate': r, 'update gate': k, 'candidate': n}
 
 
 def gru_backward(saved, before, after, changes):
@@ -68,6 +78,11 @@ def lstm_forward(z, u, state, bias, finish):
   return (o * squashed, after), (i, f, g, o, squashed, c)
 
 
+def lstm_inside(saved):
+  i, f, g, o, _, c = saved
+  return {'input gate': i, 'forget gate': f, 'output gate': o, 'candidate': g, 'cell': f * c + i * g}
+
+
 def lstm_backward(saved, before, after, changes):
   (i, f, g, o, squashed, c), (change, c_change) = saved, changes
   c_change = c_change + change * o * (1 - squashed * squashed)
@@ -77,9 +92,9 @@ def lstm_backward(saved, before, after, changes):
 
 
 CELLS = {
-  'elman': Cell(1, 1, elman_forward, elman_backward),
-  'gru': Cell(3, 1, gru_forward, gru_backward),
-  'lstm': Cell(4, 2, lstm_forward, lstm_backward),
+  'elman': Cell(1, 1, elman_forward, elman_backward, elman_inside),
+  'gru': Cell(3, 1, gru_forward, gru_backward, gru_inside),
+  'lstm': Cell(4, 2, lstm_forward, lstm_backward, lstm_inside),
 }
 
 
@@ -129,6 +144,13 @@ def recurrence(cell, projected, kernel, state, steps, *, bias=None, norm=None, r
   else:
     state, (outputs, _) = loop(cell, reverse, projected, kernel, bias, state, steps, *norm)
   return outputs if steps.valid is None else jnp.where(steps.valid[..., None], outputs, 0), state
+
+
+def inside(cell, projected, kernel, state, steps, *, bias=None, norm=None, reverse=False):
+  """What is in the cell at all times, {name: [time, batch, width]}; arguments: see `recurrence`."""
+  settings = kernel.astype(projected.dtype), bias, alike(state, projected), steps
+  _, (_, saved) = loop(cell, reverse, projected, *settings, *(norm or ()))
+  return CELLS[cell].inside(saved)
 
 
 def alike(state, projected):

@@ -126,6 +126,7 @@ class RecurrentEncoderDecoder(nn.Module):
     x = x.swapaxes(0, 1)
     scores = jnp.einsum('btw,bsw->bts', x, memory.keys, preferred_element_type=jnp.float32)
     weights = masked_softmax(scores / math.sqrt(self.width), memory.mask[:, None])  # [batch, time, source]
+    self.sow('intermediates', 'weights', weights[:, None])  # of one head, for `inspection.capture`
     found = jnp.einsum('bts,bsw->btw', weights.astype(memory.values.dtype), memory.values)
     x = jnp.tanh(self.attentional(jnp.concatenate([found, x], axis=-1)))
     return self.drop(x, train), states

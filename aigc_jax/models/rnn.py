@@ -12,7 +12,7 @@ from aigc_jax.config import Fraction, NonNegative, Positive
 from aigc_jax.errors import UsageError
 from aigc_jax.models.blocks import Embed
 from aigc_jax.models.layers import Dropout, matmul
-from aigc_jax.models.recurrence import CELLS, Steps, recurrence, zero_state
+from aigc_jax.models.recurrence import CELLS, Steps, inside, recurrence, zero_state
 
 
 def uniform(bound):
@@ -89,9 +89,10 @@ class Layer(nn.Module):
     bias = self.param('recurrent_bias', noise, (self.width,)) if self.bias and self.cell == 'gru' else None
     if tokens is not None:
       projected = lookup(projected, tokens)
-    return recurrence(
-      self.cell, projected, recurrent, state, steps, bias=bias, norm=norm, reverse=self.reverse
-    )
+    inputs, settings = (self.cell, projected, recurrent, state, steps), dict(bias=bias, norm=norm)
+    if self.is_mutable_collection('intermediates'):  # somebody looks inside, see `inspection.capture`
+      self.sow('intermediates', 'inside', inside(*inputs, **settings, reverse=self.reverse))
+    return recurrence(*inputs, **settings, reverse=self.reverse)
 
   def initial_bias(self, noise):
     """The LSTM's forget gates are open at first (Gers et al. 2000; Jozefowicz et al. 2015)."""

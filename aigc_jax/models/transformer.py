@@ -252,6 +252,9 @@ class TransformerEncoder(nn.Module):
     where = Where(mask, blocks.rotation_of(self, positions), None)
     for block in self.block:
       x, _ = block(x, where, None, train)
+    return self.normed(x)
+
+  def normed(self, x):
     return self.final_norm(x) if self.norm_position == 'pre' else x
 
   def logits(self, x):

@@ -1,0 +1,143 @@
+"""What an answer depends on: the gradient of its log-probability by each token's vector, or by each pixel.
+
+Tokens: gradient times vector (Shrikumar et al. 2016; Denil et al. 2014), whose sign says whether a token speaks for or
+against the answer. Pixels: the gradient's size (Simonyan et al. 2014), and the mean gradient over noisy copies of the
+image (SmoothGrad, Smilkov et al. 2017).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from aigc_jax.errors import UsageError
+from aigc_jax.models import inspection
+from aigc_jax.probes.lens import quoted, shown_each
+from aigc_jax.probes.panels import Axis, Heat, Pictures, Probe, Text
+
+SEED, COPIES, NOISE = 0, 32, 0.15  # of noisy copies, and their deviation as a part of the range of pixels
+MOST_IMAGES, MOST_CLASSES, AT_ONCE = 8, 5, 16
+TOKEN_NOTES = (
+  'For each answer, the gradient of its log-probability by the vector of each token read, times that vector: above 0 a '
+  'token speaks for the answer, below 0 against it, to first order alone.'
+)
+PIXEL_NOTES = (
+  'The size of the gradient of the log-probability of the likeliest class, by pixels: of the image, and the mean over 32 '
+  'noisy copies of it (SmoothGrad, Smilkov et al. 2017). Each picture has its own scale.'
+)
+
+
+def probe(run, reading):
+  """Saliency of a Reading: of tokens, arrays 'saliency' [answers, time] ('source_saliency' of a source besides); of
+  pixels, 'gradients' and 'smooth_gradients' [images, height, width]. Raises UsageError where there are no answers.
+  """
+  classifies = run.config['task']['name'] == 'classification'
+  if reading.tokens:
+    return of_tokens(run, reading, *(classes if classifies else told)(run, reading))
+  if not classifies:
+    raise UsageError(
+      f'{run.path}: its task, {run.config["task"]["name"]}, tells neither tokens nor classes, so there is no answer'
+    )
+  return of_pixels(run, reading)
+
+
+def logits_of(run, reading):
+  """[places or (), tokens or classes] of what can be said at all."""
+  logits = reading.module.apply(reading.variables, *reading.inputs, **reading.settings)[0]
+  return logits if logits.ndim == 1 else logits[:, : run.tokenizer.target.vocabulary_size]
+
+
+def classes(run, reading):
+  """(words, places, numbers) of the likeliest classes of a text."""
+  chances = np.asarray(jax.nn.softmax(logits_of(run, reading)))
+  best = np.argsort(-chances)[:MOST_CLASSES]
+  names = class_names(run, len(chances))
+  return [f'{names[i]} {chances[i]:.3f}' for i in best], None, best
+
+
+def class_names(run, count):
+  known = run.facts.get('class_names', [])
+  return [*known, *map(str, range(len(known), count))]
+
+
+def told(run, reading):
+  """(words, places, tokens) of what is told: what is hidden, or else each token that a place is to tell."""
+  if reading.targets is None:
+    raise UsageError(f'{run.path}: its task, {run.config["task"]["name"]}, tells no tokens')
+  tokenizer, places, answers = run.tokenizer.target, np.flatnonzero(reading.counted), reading.targets
+  hidden = np.flatnonzero(np.asarray(reading.inputs[-1])[0] == tokenizer.mask_token)
+  if tokenizer.mask_token is not None and len(hidden):
+    places, answers = hidden, np.asarray(logits_of(run, reading).argmax(-1))
+  return shown_each(tokenizer, answers[places]), places, answers[places]
+
+
+def of_tokens(run, reading, words, places, answers):
+  """Of each answer, gradient times vector of each token that was read."""
+
+  def nats_of(shifts):
+    logits, vectors = inspection.with_shifts(
+      reading.module, reading.variables, reading.inputs, reading.settings, shifts
+    )
+    if places is None:
+      return jax.nn.log_softmax(logits[0])[answers], vectors
+    nats = jax.nn.log_softmax(logits[0, :, : run.tokenizer.target.vocabulary_size])
+    return nats[places, answers], vectors
+
+  @jax.jit
+  def work_out(shifts):
+    nats, back, vectors = jax.vjp(nats_of, shifts, has_aux=True)
+    of_one = lambda chosen: jax.tree.map(lambda g, v: (g * v).sum(-1), back(chosen)[0], vectors)
+    return nats, jax.lax.map(of_one, jnp.eye(len(answers), dtype=nats.dtype), batch_size=AT_ONCE)
+
+  _, shapes = jax.eval_shape(nats_of, tuple(jnp.zeros((array.shape[1], 1)) for array in reading.inputs))
+  nats, found = jax.device_get(work_out(tuple(jnp.zeros(shape.shape, jnp.float32) for shape in shapes)))
+  panels, kept = [], {'log_probabilities': nats, 'saliency': found[-1]}
+  parts = [('what was read', reading.tokens, found[-1])]
+  if reading.sources:
+    parts.insert(0, ('the source', reading.sources, found[0]))
+    kept['source_saliency'] = found[0]
+  for what, tokens, values in parts:
+    panels.append(
+      Text(
+        f'what speaks for an answer, of {what}',
+        words,
+        values,
+        (),
+        others=tokens,
+        pairwise=True,
+        colours='diverging',
+        details=[f'{quoted(word)}: probability {np.exp(n):.3g}' for word, n in zip(words, nats, strict=True)],
+        unit='gradient times vector, nats',
+      )
+    )
+    axes = Axis('answer', words), Axis('token', tokens)
+    panels.append(Heat(f'all answers by {what}', values, axes, colours='diverging'))
+  return Probe('saliency', 'gradient saliency', panels, kept, TOKEN_NOTES)
+
+
+def of_pixels(run, reading):
+  images, *_ = reading.inputs
+  images, count = images[:MOST_IMAGES], min(len(images), MOST_IMAGES)
+  apply = lambda images: reading.module.apply(reading.variables, images, mask=jnp.ones(len(images)))
+
+  @jax.jit
+  def slopes(images, best):
+    chosen = lambda images: jnp.take_along_axis(jax.nn.log_softmax(apply(images)), best[:, None], 1).sum()
+    return jax.grad(chosen)(images)
+
+  chances = np.asarray(jax.nn.softmax(jax.jit(apply)(images)))
+  best = chances.argmax(-1)
+  keys = jax.random.split(jax.random.key(SEED), COPIES)
+  noisy = lambda key: slopes(images + NOISE * jax.random.normal(key, images.shape), best)
+  plain, smooth = slopes(images, best), sum(map(noisy, keys)) / COPIES
+  size = lambda gradient: np.abs(np.asarray(gradient)).max(
+    -1
+  )  # [images, height, width], of channels the largest
+  kept = {'images': np.asarray(images), 'gradients': size(plain), 'smooth_gradients': size(smooth)}
+  scaled = lambda array: array / np.maximum(array.max((1, 2), keepdims=True), 1e-30)
+  grey = lambda array: np.repeat(scaled(array)[..., None], images.shape[-1], -1)
+  names = class_names(run, chances.shape[1])
+  rows = [f'{names[i]} {chances[row, i]:.3f}' for row, i in enumerate(best)]
+  columns = np.stack([kept['images'], grey(kept['gradients']), grey(kept['smooth_gradients'])], 1)
+  axes = Axis('likeliest class', rows), Axis('', ['image', 'gradient', 'SmoothGrad'])
+  panels = [Pictures(f'which pixels count, of {count} images', columns, *axes)]
+  return Probe('saliency', 'gradient saliency', panels, kept, PIXEL_NOTES)
