@@ -283,8 +283,10 @@ class TrainedRun:
     )
 
   def probe(self, name, **choices):
-    """Looks inside: `run.probe('attention', text='Call me Ishmael.')`, see `probes.KINDS`. Returns a `probes.panels.Probe`,
-    which a notebook shows, `.save(folder)` writes, and whose numbers are in `.arrays`."""
+    """Looks inside: `run.probe('attention', text='Call me Ishmael.')`; the names and what they take: `probes.KINDS`.
+
+    Returns a `probes.panels.Probe`: a notebook shows it, `.save(folder)` writes it, its numbers are in `.arrays`.
+    """
     from aigc_jax import probes
 
     set_up()

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import pathlib
 
 import numpy as np
 

@@ -74,13 +74,9 @@ def probe(run, source=None, batches=BATCHES):
     panels.append(Heat(title, change, axes, colours='diverging', details=details))
     order = np.argsort(-change, axis=None)
     labels = [f'{i}.{j}' for i, j in itertools.product(*map(range, change.shape))]
+    worth = f'heads by what they are worth{name and ", " + name}'
     panels.append(
-      Bars(
-        f'heads by what they are worth{name and ", " + name}',
-        change.ravel()[order],
-        Axis('layer.head', [labels[i] for i in order]),
-        'nats',
-      )
+      Bars(worth, change.ravel()[order], Axis('layer.head', [labels[i] for i in order]), 'change of the loss')
     )
   return Probe('ablation', 'what each head is worth', panels, kept, NOTES.format(rows=rows))
 

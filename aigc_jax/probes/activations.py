@@ -10,8 +10,8 @@ from aigc_jax.probes.panels import Axis, Bars, Heat, Probe
 SHOWN = 24  # parts that are drawn
 MOST_ROWS, MOST_COLUMNS = 512, 512  # of a drawing; the arrays have all
 NOTES = (
-  'Paths are those of the parameters. Size is the root of the mean square; a part that is 0 everywhere is dead. Drawings '
-  'show the first row of a batch: places by units.'
+  'Paths are those of the parameters. Size is the root of the mean square; a part that is 0 everywhere is dead. '
+  'Drawings show the first row of a batch: places by units.'
 )
 
 

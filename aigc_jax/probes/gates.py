@@ -11,9 +11,9 @@ PATH = re.compile(r'(?P<layer>[\w/]*layer_\d+(_reversed)?)(/inside/(?P<name>.*))
 SHOWN = 64  # units on the page of each layer, those that move most first; the arrays have all
 CLOSED, OPEN = 0.1, 0.9  # of a gate, as section 4.2 has it
 NOTES = (
-  'Units are in the order of how much their state moves over this text. A gate at 0 is closed, at 1 open; how often each '
-  "unit's gate is below 0.1 and above 0.9 is the saturation of Karpathy et al. 2015 (section 4.2). An LSTM: state h, "
-  'cell c; a GRU with update gate 1 keeps its state.'
+  'Units are in the order of how much their state moves over this text. A gate at 0 is closed, at 1 open; how often '
+  'the gate of a unit is below 0.1 and above 0.9 is the saturation of Karpathy et al. 2015 (section 4.2). An LSTM '
+  'has a state h and a cell c; a GRU whose update gate is 1 keeps its state.'
 )
 
 
@@ -22,13 +22,13 @@ def probe(run, reading):
 
   Arrays: 'LAYER_state' and 'LAYER_GATE' [time, width] of each layer. Raises UsageError where nothing is recurrent.
   """
+  if not hasattr(reading.module, 'cell'):
+    raise UsageError(f'{run.path}: its model, {run.config["model"]["name"]}, has no recurrent layers')
   _, found = reading.capture()
   layers = {}
   for path, array in found.items():
     if match := PATH.fullmatch(path):
       layers.setdefault(match['layer'], {})[match['name'] or 'state'] = array[:, 0]  # [time, width]
-  if not layers:
-    raise UsageError(f'{run.path}: its model, {run.config["model"]["name"]}, has no recurrent layers')
   panels, kept = [], {}
   for layer, arrays in layers.items():
     name = layer.replace('/', ' ').replace('_', ' ').removeprefix('recurrent ')

@@ -29,8 +29,8 @@ def probe(run, reading):
   """Walks from the first image of a Reading, and statistics over the validation split.
 
   Arrays: 'walks' [latents, steps, height, width, channels], 'positions' [latents, steps], 'variance' [latents] of the
-  means over the images, and of a Gaussian posterior 'divergence' [latents] in nats. Raises UsageError for models without
-  latents that are numbers.
+  means over the images, and of a Gaussian posterior 'divergence' [latents] in nats. Raises UsageError for models
+  without latents that are numbers.
   """
   if run.config['model']['name'] != 'autoencoder':
     raise UsageError(
@@ -49,7 +49,7 @@ def probe(run, reading):
   positions = np.broadcast_to(positions, (len(middle), STEPS))
   walks = walk(module, variables, middle, label, positions[order[:SHOWN]], order[:SHOWN])
   kept = {'variance': variance, 'positions': positions[order[:SHOWN]], 'walks': walks, 'order': order}
-  active = int((variance > ACTIVE).sum())
+  counted = f'{(variance > ACTIVE).sum()} of {len(middle)} latents are active (above {ACTIVE})'
   rows = Axis('latent', [f'{i}' for i in order[:SHOWN]])
   steps = [f'{x:+.2g}' for x in np.linspace(-REACH, REACH, STEPS)]
   steps = steps if gaussian else [f'{share:.0%}' for share in np.linspace(0, 1, STEPS)]
@@ -59,11 +59,7 @@ def probe(run, reading):
   panels = [
     Pictures('the image, and as it comes back', both, Axis('', ['']), Axis('', ['image', 'given back'])),
     Pictures(f'walks along {len(rows.labels)} latents', walks, rows, columns),
-    Bars(
-      f'variance of the mean over images: {active} of {len(middle)} latents are active (above {ACTIVE})',
-      variance[order],
-      labels,
-    ),
+    Bars(f'variance of the mean over images; {counted}', variance[order], labels),
   ]
   if gaussian:
     kept['divergence'] = tells

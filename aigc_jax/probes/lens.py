@@ -13,9 +13,9 @@ from aigc_jax.probes.reading import shown
 SHOWN = 5  # tokens told of each place
 FIRST = ('embed_norm', 'embed')  # whose vectors the first block reads: the first of these that there is
 NOTES = (
-  "A column is a place of the text, a row the vectors after a layer, read by the model's own norm and output weights "
-  '(the logit lens, nostalgebraist 2020). In a cell: the likeliest token. The last row is what the model says. Divergence '
-  'is KL(last layer || this layer) in bits.'
+  'A column is a place of the text, a row the vectors after a layer, read by the norm and the output weights of the '
+  'model (the logit lens, nostalgebraist 2020). In a cell: the likeliest token. The last row is what the model says. '
+  'Divergence is KL(last layer || this layer) in bits.'
 )
 
 
@@ -37,7 +37,7 @@ def probe(run, reading):
     raise UsageError(
       f'{run.path}: its model, {run.config["model"]["name"]}, does not write tokens from vectors between layers'
     )
-  outputs, arrays = reading.capture()
+  _, arrays = reading.capture()
   names, vectors = zip(*stream(arrays), strict=True)
   vocabulary, tokenizer = run.tokenizer.target.vocabulary_size, run.tokenizer.target
   read = lambda module, x: module.logits(module.normed(x))

@@ -1,4 +1,4 @@
-"""What a probe found, for people: matrices, texts, pictures and bars, drawn as PNG and as a page. (placeholder until the drawn one)"""
+"""What a probe found, for people: matrices, texts, pictures and bars."""
 
 from typing import Any, NamedTuple
 

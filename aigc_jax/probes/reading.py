@@ -14,6 +14,7 @@ from aigc_jax.tasks.images import as_floats
 from aigc_jax.tasks.masked_language import special
 
 END, PART = '∎', '·'  # for the end of a text, and for bytes whose character ends in a later token
+IMAGES = 8  # of the validation split, unless a row is asked for
 ENCODES = ('contrastive', 'masked_images')  # tasks whose models are encoders alone
 
 
@@ -43,15 +44,15 @@ def captured(module, method, variables, inputs, settings):
   return jax.device_get(jax.jit(look)(variables, inputs, settings))
 
 
-def read(run, text=None, target=None, image=None, row=0, most=64):
+def read(run, text=None, target=None, image=None, row=None, most=64):
   """The Reading of a text, of images, or of a row of the validation split.
 
   Args:
     run: a TrainedRun.
-    text: what is read; with '[MASK]' where the model fills masks. None: row `row` of the validation split.
+    text: what is read; with '[MASK]' where the model fills masks. None: a row of the validation split.
     target: of runs that answer: what is written from the text; None: what the run itself writes, greedily.
     image: [height, width, channels] or several [images, height, width, channels], uint8 or from 0 to 1.
-    row: of the validation split, from 0.
+    row: of the validation split, from 0; None: the first, of images the first eight.
     most: tokens of a row of the validation split; the rest is left out.
 
   Raises UsageError for what the run does not read, for a text that is too long, or where a run has no data of its own.
@@ -64,36 +65,36 @@ def read(run, text=None, target=None, image=None, row=0, most=64):
   if form == 'images':
     if text is not None or target is not None:
       raise UsageError(f'text: {run.path} reads images; give image, or row of the validation split')
-    return of_images(run, validation_row(run, row) if image is None else given_images(run, image))
+    return of_images(run, validation_rows(run, row, IMAGES) if image is None else given_images(run, image))
   if image is not None:
     raise UsageError(f'image: {run.path} reads text; give text, or row of the validation split')
   if target is not None and not (run.task.answers and text is not None):
     raise UsageError('target: is what a run that was trained on pairs writes from `text`; give it both')
-  batch = validation_row(run, row, most) if text is None else OF_TEXT[task](run, text, target)
-  return of_text(run, batch)
+  if text is not None:
+    return of_text(run, OF_TEXT[task](run, text, target))
+  return of_text(run, shortened(validation_rows(run, row), most))
 
 
-def validation_row(run, row, most=None):
-  """A batch of one: row `row` of the validation split, of texts at most `most` tokens. Raises UsageError."""
-  if 'source' not in run.config['data'] or run.imported:
+def validation_rows(run, row, most=1):
+  """A batch of row `row` of the validation split; None: of the first `most` rows. Raises UsageError."""
+  if run.imported:
     raise UsageError(f'{run.path}: was imported, and has no data of its own; give text (--text="...")')
   dataset = data.load(run.config['data'], run.tokenizer, tasks.form_of(run.config))
-  if row < 0:
+  if row is not None and row < 0:
     raise UsageError(f'row: {row} is none of the validation split; its rows are numbered from 0')
-  passed = 0
+  first, passed = row or 0, 0
   for batch in dataset.validation_batches():
-    real = np.flatnonzero(batch['mask'].reshape(len(batch['mask']), -1).any(1))
-    if row < passed + len(real):
-      one = {name: array[real[row - passed]][None] for name, array in batch.items()}
-      return shortened(one, most)
+    held = batch['mask'] if 'mask' in batch else np.ones(len(batch['inputs']))
+    real = np.flatnonzero(held.reshape(len(held), -1).any(1))
+    if first < passed + len(real):
+      chosen = real[first - passed :][: most if row is None else 1]
+      return {name: array[chosen] for name, array in batch.items()}
     passed += len(real)
   raise UsageError(f'row: {row} is none of the validation split, which has {passed:,} rows')
 
 
 def shortened(batch, most):
   """A batch of one without its padding, without all but its first document, and with at most `most` tokens."""
-  if 'images' in batch:
-    return batch
   count = int(batch['lengths'][0]) if 'lengths' in batch and 'sources' not in batch else None
   if 'segments' in batch:
     count = int((batch.pop('segments')[0] == 1).sum())

@@ -21,8 +21,8 @@ TOKEN_NOTES = (
   'token speaks for the answer, below 0 against it, to first order alone.'
 )
 PIXEL_NOTES = (
-  'The size of the gradient of the log-probability of the likeliest class, by pixels: of the image, and the mean over 32 '
-  'noisy copies of it (SmoothGrad, Smilkov et al. 2017). Each picture has its own scale.'
+  'The size of the gradient of the log-probability of the likeliest class, by pixels: of the image, and the mean over '
+  '32 noisy copies of it (SmoothGrad, Smilkov et al. 2017). Each picture has its own scale.'
 )
 
 
