@@ -114,13 +114,12 @@ def theirs(rows):
   import torch
 
   torch.set_float32_matmul_precision('high')
-  torch.set_default_device('cuda')
-  model = peers_torch.Transformer(VOCABULARY, CONTEXT, LAYERS, 12, WIDTH)
+  model = peers_torch.Transformer(VOCABULARY, CONTEXT, LAYERS, 12, WIDTH).to('cuda')
   decayed = [p for p in model.parameters() if p.ndim >= 2]
   others = [p for p in model.parameters() if p.ndim < 2]
   groups = [{'params': decayed, 'weight_decay': 0.1}, {'params': others, 'weight_decay': 0.0}]
   optimizer = torch.optim.AdamW(groups, lr=6e-4, betas=(0.9, 0.95), fused=True)
-  forward, tokens = torch.compile(model), torch.tensor(tokens_of(rows).astype(np.int64))
+  forward, tokens = torch.compile(model), torch.tensor(tokens_of(rows).astype(np.int64), device='cuda')
   inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
   def run(steps):
@@ -182,7 +181,6 @@ def generation(batches=(1, 64)):
   from aigc_jax.generation import Sampling, decode
   from tests import peers
 
-  torch.set_default_device('cpu')
   shape = {'layers': 12, 'heads': 12, 'width': 768, 'vocabulary_size': 50257, 'context_length': 1024}
   config, params, model = peers.gpt2(**shape, deviation=0.1)
   model = model.to('cuda')

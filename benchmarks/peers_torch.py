@@ -36,7 +36,7 @@ class Transformer(nn.Module):
         nn.init.normal_(parameter, 0, 0.02)
 
   def forward(self, tokens):
-    x = self.token(tokens) + self.position(torch.arange(tokens.shape[1]))
+    x = self.token(tokens) + self.position(torch.arange(tokens.shape[1], device=tokens.device))
     for block in self.blocks:
       x = block(x)
     return F.linear(self.final_norm(x), self.token.weight)
