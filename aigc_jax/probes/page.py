@@ -57,7 +57,7 @@ def as_json(probe):
 def as_numbers(values):
   """Numbers in a row with 4 significant digits; null for NaN, "inf" and "-inf"."""
   flat = np.asarray(values, np.float64).ravel()
-  texts = ['%.4g' % value for value in flat.tolist()]
+  texts = [f'{value:.4g}' for value in flat.tolist()]
   if not np.isfinite(flat).all():
     other = {'nan': 'null', 'inf': '"inf"', '-inf': '"-inf"'}
     texts = [other.get(text, text) for text in texts]

@@ -83,7 +83,7 @@ function scaleOf(panel, [low, high]) {
 
 function showScale(place, scale, unit) {
   const stops = scale.stops.map((c) => `rgb(${c})`).join(',');
-  place.replaceChildren(number(scale.low), element('i', { style: `background:linear-gradient(90deg,${stops})` }), number(scale.high), unit || '');
+  place.replaceChildren(number(scale.low), element('i', { style: `background:linear-gradient(90deg,${stops})` }), number(scale.high), element('span', {}, unit || ''));
 }
 
 function tip(event, text) {

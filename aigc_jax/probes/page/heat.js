@@ -32,7 +32,7 @@ function thumbs(panel, array, own, scale) {
   const lines = down ? down.axis.labels.length : Math.ceil(across / 12), perLine = down ? across : Math.min(across, 12);
   const size = Math.round(Math.min(Math.max(380 / perLine, 18), 72)), [rows, columns] = matrixShape(panel, array);
   const grid = element('div', { class: 'thumbs', tabindex: 0, 'aria-label': 'small matrices; arrows move the choice', style: `grid-template-columns:${down ? 'auto ' : ''}repeat(${perLine},${size}px)` });
-  if (down) grid.append('', ...[element('div'), ...over.axis.labels.map((label) => element('div', { class: 'name top', title: named(over.axis, over.axis.labels.indexOf(label)) }, cut(visible(label), Math.floor(size / 6))))]);
+  if (down) grid.append(element('div', { class: 'name' }, `${over.axis.name} →`), ...over.axis.labels.map((label) => element('div', { class: 'name top', title: named(over.axis, over.axis.labels.indexOf(label)) }, cut(visible(label), Math.floor(size / 6)))));
   const canvases = [];
   for (let line = 0; line < lines; line++) {
     if (down) grid.append(element('div', { class: 'name' }, named(down.axis, line)));
@@ -42,7 +42,7 @@ function thumbs(panel, array, own, scale) {
       canvas.addEventListener('pointermove', (event) => tip(event, text));
       canvas.addEventListener('pointerleave', () => tip(null, null));
       canvases.push({ canvas, places: down ? [line, place] : [place] });
-      grid.append(canvas);
+      grid.append(down ? canvas : element('div', {}, canvas, element('div', { class: 'name top' }, cut(visible(over.axis.labels[place]), Math.floor(size / 6)))));
     }
   }
   const mark = () => canvases.forEach(({ canvas, places }) => canvas.classList.toggle('chosen', pair.every((c, i) => c.place === places[i])));
@@ -152,7 +152,7 @@ function place(mark, view, cell) {
 function layoutOf(pen, view, available) {
   const { rows, columns, panel } = view, widest = (labels, most) => Math.min(most, Math.max(...labels.map((label) => pen.measureText(cut(visible(label), 18)).width)));
   const left = Math.ceil(widest(rows.labels, 150)) + 10 + (rows.name ? 16 : 0), count = [rows.labels.length, columns.labels.length];
-  let wide = Math.min(Math.max(Math.floor((available - left - 4) / count[1]), 1), 34), high = Math.min(Math.max(Math.floor(620 / count[0]), 1), 34);
+  let wide = Math.min(Math.max(Math.floor((available - left - 4) / count[1]), 1), 34), high = Math.min(Math.max(Math.floor(680 / count[0]), 1), 34);
   if (panel.cells) [wide, high] = [WIDE_CELL, 24];
   else if (Math.max(wide, high) < 2.5 * Math.min(wide, high)) wide = high = Math.min(wide, high);
   const label = widest(columns.labels, 110), upright = label > wide * 0.9 && (label > 24 || wide < 12);

@@ -63,7 +63,7 @@ const KINDS = { heat: heatPanel, text: textPanel, pictures: picturesPanel, bars:
 document.getElementById('title').textContent = data.title;
 document.getElementById('notes').textContent = data.notes;
 for (const panel of data.panels) {
-  const section = element('section', { class: panel.kind }, element('h2', {}, panel.title)), body = element('div');
+  const section = element('section', { 'data-kind': panel.kind }, element('h2', {}, panel.title)), body = element('div');
   section.append(body);
   document.getElementById('panels').append(section);
   KINDS[panel.kind](panel, body)();

@@ -4,7 +4,7 @@
 const STRONGEST = 5;
 
 // a text of spans, with its white space visible
-function textOf(tokens, label) {
+function textOf(tokens, label, apart = false) {
   const node = element('div', { class: 'text', tabindex: 0, 'aria-label': label });
   const spans = tokens.map((token) => {
     const span = element('span');
@@ -12,11 +12,14 @@ function textOf(tokens, label) {
     for (const piece of visible(token).split(/([⏎⇥␣∅])/)) {
       if (!piece) continue;
       span.append(/^[⏎⇥␣∅]$/.test(piece) ? element('i', {}, piece) : piece);
-      if (piece === '⏎') span.append('\n');
+      if (piece === '⏎' && !apart) span.append('\n');
     }
+    // a line may end where white space is, although a mark stands for it
+    if (apart || /^\s/.test(token)) node.append(element('wbr'));
+    node.append(span);
+    if (/\s$/.test(token)) node.append(element('wbr'));
     return span;
   });
-  node.append(...spans);
   return { node, spans };
 }
 
@@ -31,10 +34,10 @@ function textPanel(panel, body) {
   const array = data.arrays[panel.array], own = panel.choices.map(choiceOf), diverging = panel.colours === 'diverging';
   const view = { own: panel.pairwise, from: 0, pinned: false }, whole = limits(array.values, diverging);
   const apart = panel.pairwise && panel.others !== null;
-  const asked = textOf(panel.tokens, panel.title), told = apart ? textOf(panel.others, `${panel.title}, what is coloured`) : asked;
+  const asked = textOf(panel.tokens, panel.title, apart), told = apart ? textOf(panel.others, `${panel.title}, what is coloured`) : asked;
   const bar = element('span', { class: 'scale' }), best = element('p', { class: 'note' }), readout = element('p', { class: 'pinned-text' });
   const row = () => chosenOf(array, [...own.map((choice) => choice.place), ...(panel.pairwise ? [view.from] : [])]);
-  const small = panel.pairwise || own.length > 1 ? thumbs(panel, array, own, (at) => scaleOf(panel, view.own ? limits(chosenOf(array, at), diverging) : whole)) : null;
+  const small = panel.pairwise || own.length > 1 ? thumbs(panel, array, own, () => scaleOf({ ...panel, kind: 'heat' }, whole)) : null;
   const draw = () => {
     view.row = row();
     const scale = scaleOf(panel, view.own ? limits(view.row, diverging) : whole);
