@@ -47,7 +47,8 @@ def draw_cells(axes, placed, colours, families, missing):
       axes.add_patch(Rectangle((column, line), width, 0.92, facecolor=colour, linewidth=0))
       text = UNKNOWN if character in missing else character
       place = column + width / 2, line + 0.5
-      axes.text(*place, text, family=families, fontsize=9, ha='center', va='center', color=ink(colour))
+      style = dict(family=families, fontsize=9, ha='center', va='center', color=ink(colour))
+      axes.text(*place, text, **style).set_in_layout(False)  # it is within: measuring each takes long
   axes.set(xlim=(0, WIDTH), ylim=(lines_of(placed), 0))
   axes.axis('off')
 

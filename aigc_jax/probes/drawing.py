@@ -229,7 +229,9 @@ def write_cells(axes, matrix, texts, shown, letters, across):
   for (row, column), value in np.ndenumerate(matrix):
     colour = figures.ink(shown.to_rgba(value)) if math.isfinite(value) else 'black'
     place = dict(ha='center', va='center', fontsize=7, color=colour)
-    axes.text(column, row, letters.say(texts[row][column], room), **letters.style(**place))
+    axes.text(column, row, letters.say(texts[row][column], room), **letters.style(**place)).set_in_layout(
+      False
+    )
 
 
 def draw_text(panel):

@@ -31,7 +31,7 @@ function thumbs(panel, array, own, scale) {
   const [down, over] = pair.length > 1 ? pair : [null, pair[0]], across = over.axis.labels.length;
   const lines = down ? down.axis.labels.length : Math.ceil(across / 12), perLine = down ? across : Math.min(across, 12);
   const size = Math.round(Math.min(Math.max(380 / perLine, 18), 72)), [rows, columns] = matrixShape(panel, array);
-  const grid = element('div', { class: 'thumbs', tabindex: 0, 'aria-label': 'small matrices; arrows move the choice', style: `grid-template-columns:${down ? 'auto ' : ''}repeat(${perLine},${size}px)` });
+  const grid = element('div', { class: 'thumbs', tabindex: 0, 'aria-label': 'small matrices; arrows move the choice', style: `grid-template-columns:${down ? 'max-content ' : ''}repeat(${perLine},minmax(8px,${size}px))` });
   if (down) grid.append(element('div', { class: 'name' }, `${over.axis.name} →`), ...over.axis.labels.map((label) => element('div', { class: 'name top', title: named(over.axis, over.axis.labels.indexOf(label)) }, cut(visible(label), Math.floor(size / 6)))));
   const canvases = [];
   for (let line = 0; line < lines; line++) {
@@ -88,7 +88,7 @@ function heatPanel(panel, body) {
     draw();
   };
   const separate = own.length ? toggle('a scale of its own for each', false, (on) => ((view.own = on), all())) : '';
-  const main = element('div', { class: 'main' }, element('div', { class: 'scroll' }, matrix), readout);
+  const main = element('div', { class: 'main beside' }, element('div', { class: 'scroll' }, matrix), readout);
   body.append(element('div', { class: 'controls' }, ...own.map(chooser), separate, bar), element('div', { class: 'columns' }, ...(small ? [small.node] : []), main));
   follow(canvas, view, own, draw);
   own.forEach((choice) => choice.listeners.push(draw));

@@ -86,6 +86,7 @@ function firstOf(panel, array, own) {
   return 0;
 }
 
+const withUnit = (value, unit) => `${number(value)}${value === null || !unit ? '' : ' ' + unit}`;
 const detail = (panel, i) => (panel.details ? panel.details[i] : '');
 const othersOf = (panel) => panel.others || panel.tokens;
 
@@ -112,7 +113,7 @@ function listenToTokens(asked, view, draw) {
 
 function listenForTips(panel, view, asked, told) {
   const pair = (i) => `${visible(panel.tokens[view.from])} → ${visible(othersOf(panel)[i])}\n${number(view.row[i])}`;
-  const single = (i) => [visible(panel.tokens[i]), panel.pairwise ? '' : `${number(view.row[i])} ${panel.unit}`, detail(panel, i)].filter(Boolean).join('\n');
+  const single = (i) => [visible(panel.tokens[i]), panel.pairwise ? '' : withUnit(view.row[i], panel.unit), detail(panel, i)].filter(Boolean).join('\n');
   const listen = (spans, text) => spans.forEach((span, i) => {
     span.addEventListener('pointermove', (event) => tip(event, text(i)));
     span.addEventListener('pointerleave', () => tip(null, null));
