@@ -39,16 +39,20 @@ def draw_cells(axes, placed, colours, families, missing):
     placed: of `cells`. colours: RGBA of each token, from 0 to 1.
     families, missing: of `typography.fonts_for`; what is missing is drawn as UNKNOWN.
   """
+  from matplotlib.collections import PatchCollection
   from matplotlib.patches import Rectangle
 
+  boxes, behind = [], []
   for token, colour in zip(placed, colours, strict=True):
     for character, line, column in token:
       width = columns(character)
-      axes.add_patch(Rectangle((column, line), width, 0.92, facecolor=colour, linewidth=0))
+      boxes.append(Rectangle((column, line), width, 0.92))
+      behind.append(colour)
       text = UNKNOWN if character in missing else character
       place = column + width / 2, line + 0.5
       style = dict(family=families, fontsize=9, ha='center', va='center', color=ink(colour))
       axes.text(*place, text, **style).set_in_layout(False)  # it is within: measuring each takes long
+  axes.add_collection(PatchCollection(boxes, facecolors=behind, linewidths=0), autolim=False)
   axes.set(xlim=(0, WIDTH), ylim=(lines_of(placed), 0))
   axes.axis('off')
 

@@ -19,7 +19,7 @@ CELLS, STRIP = (
   (48, 256),
   16,
 )  # rows and columns of a matrix whose cells have text, and columns beside one another
-TOKENS, TEXTS = 600, 4  # of a text at most, and texts of a panel
+DRAWN_COLUMNS, TEXTS = 3000, 4  # of all texts of a panel at most, and texts of it
 IMAGES = 40, 24  # rows and columns of images at most
 BARS = 60  # that have a label each
 MAPS = {'sequential': 'viridis', 'diverging': 'RdBu_r'}
@@ -271,12 +271,14 @@ def blocks_of(panel, values, choices):
     kept = p.spread(len(flat), TEXTS)
     if len(kept) < len(flat):
       said.append(f'drawn: {len(kept)} of {len(flat)}')
-  if len(tokens) > TOKENS:
-    said.append(f'the first {TOKENS} of {len(tokens):,} tokens')
+  ends = np.cumsum([columns(visible(token)) for token in tokens])
+  most = max(1, int(np.searchsorted(ends, DRAWN_COLUMNS // len(kept), 'right')))
+  if len(tokens) > most:
+    said.append(f'the first {most:,} of {len(tokens):,} tokens of the text')
   names = [', '.join(f'{axis.name} {visible(label)}' for axis, label in places_of(places, i)) for i in kept]
   return (
-    [(name, flat[i, :TOKENS]) for name, i in zip(names, kept, strict=True)],
-    tokens[:TOKENS],
+    [(name, flat[i, :most]) for name, i in zip(names, kept, strict=True)],
+    tokens[:most],
     ', '.join(said) + '; the page has all' if said else '',
   )
 

@@ -73,7 +73,7 @@ def place_of(values, shown, original, arrays):
 
 
 def of_heat(panel, arrays):
-  shown = fitting(panel, len(panel.axes))
+  shown = fitting(panel)
   small = p.part(panel, shown) if shown else panel
   return {
     'kind': 'heat',
@@ -85,7 +85,7 @@ def of_heat(panel, arrays):
 
 
 def of_text(panel, arrays):
-  shown = fitting(panel, len(panel.axes))
+  shown = fitting(panel)
   small = p.part(panel, shown) if shown else panel
   others = panel.others if panel.others is not None and list(panel.others) != list(panel.tokens) else None
   return {
@@ -114,19 +114,19 @@ def common(panel, small, shown, arrays):
   }
 
 
-def fitting(panel, most):
-  """[] or indices for each of the first axes of a panel, so that at most NUMBERS numbers are left.
+def fitting(panel):
+  """Indices for each of the first axes of a panel, so that at most NUMBERS numbers are left; [] where all may stay.
 
-  Choices are thinned first, the first of them most, to one of each; then rows and columns.
+  Choices are thinned first, where there are most of them, and then rows and columns.
   """
-  shape = list(np.shape(panel.values))
-  if math.prod(shape) <= NUMBERS:
-    return []
+  shape, choices = np.shape(panel.values), len(p.choices_of(panel))
   counts = list(shape)
-  for i in range(most):
-    others = math.prod(counts) // counts[i]
-    counts[i] = min(counts[i], max(1 if i < most - 2 else 64, NUMBERS // others))
-  return [p.spread(*pair) for pair in zip(shape[:most], counts[:most], strict=True)]
+  for axes in (range(choices), range(choices, len(panel.axes))):
+    while math.prod(counts) > NUMBERS and any(counts[i] > 1 for i in axes):
+      most = max(axes, key=lambda i: counts[i])
+      counts[most] = max(1, counts[most] * 9 // 10)
+  thinned = [i for i, count in enumerate(counts) if count < shape[i]]
+  return [p.spread(shape[i], counts[i]) for i in range(max(thinned, default=-1) + 1)]
 
 
 def of_pictures(panel, arrays):

@@ -135,10 +135,14 @@ def test_a_page_stays_small(monkeypatch):
   panel = p.Heat('', generator.random(shape), axes, details=details)
   data = data_of(page.as_html(p.Probe('x', '', [panel], {})))
   (shown,) = data['panels']
-  assert [axis['labels'] for axis in shown['axes'][:2]] == [['0'], ['0', '1', '2', '3']]
-  assert shown['note'] == 'Too large for a page: here are 1 of 3 (a); the arrays have all.'
-  same_to_4_digits(array_of(data, shown), panel.values[:1])
-  assert shown['details'][0][3][0][0] == '0 3'
+  assert [axis['labels'] for axis in shown['axes'][:2]] == [['0', '2'], ['0', '3']]
+  assert shown['note'] == 'Too large for a page: here are 2 of 3 (a), 2 of 4 (b); the arrays have all.'
+  same_to_4_digits(array_of(data, shown), panel.values[::2, ::3])
+  assert shown['details'][1][1][0][0] == '2 3'
+  text = p.Text('', ['x'] * 64, panel.values, axes[:2], pairwise=True)
+  data = data_of(page.as_html(p.Probe('x', '', [panel, text], {})))
+  assert data['panels'][1]['array'] == 0, 'what is left of it is there once, too'
+  assert [axis['labels'] for axis in data['panels'][1]['choices']] == [['0', '2'], ['0', '3']]
   wide = p.Heat(
     '',
     generator.random((1, 300, 400)),
