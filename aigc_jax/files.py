@@ -18,13 +18,13 @@ def storage_errors(path):
     raise StorageError(f'{path}: cannot be written: {error.strerror or error}') from error
 
 
-def write_atomically(path, text):
-  """Replaces a file as a whole, also if the machine stops meanwhile. Raises StorageError."""
+def write_atomically(path, content):
+  """Replaces a file as a whole, also if the machine stops meanwhile; text is UTF-8. Raises StorageError."""
   path = pathlib.Path(path)
   partial = path.with_name(f'.{path.name}.tmp')
   with storage_errors(path):
-    with open(partial, 'w', encoding='utf-8', newline='\n') as file:
-      file.write(text)
+    with open(partial, 'wb') as file:
+      file.write(content.encode('utf-8') if isinstance(content, str) else content)
       file.flush()
       os.fsync(file.fileno())
     os.replace(partial, path)

@@ -12,6 +12,20 @@ CHINESE = (
   'SimHei',
 )
 
+# What stands for what cannot be seen: a line's end, a tab, other white space at an end, nothing, the end of a text
+BREAK, TAB, SPACE, EMPTY, END = '⏎', '⇥', '␣', '∅', '∎'
+UNKNOWN = '□'  # for a character that no installed font has
+
+
+def visible(text: str) -> str:
+  """A token with the white space at its ends visible, and its lines' ends; spaces within it stay."""
+  if not text:
+    return EMPTY
+  first = len(text) - len(text.lstrip())
+  last = max(first, len(text.rstrip()))
+  shown = lambda part: ''.join({'\n': BREAK, '\t': TAB}.get(character, SPACE) for character in part)
+  return shown(text[:first]) + text[first:last].replace('\n', BREAK) + shown(text[last:])
+
 
 def columns(text: str) -> int:
   """Columns of a terminal that a text takes: two for wide characters, none for marks on others."""

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from aigc_jax.figures import rendered
 from aigc_jax.typography import columns, fonts_for
 
 COUNTED = 20  # up to as many classes have their counts written into the picture
@@ -71,12 +72,3 @@ def mistakes_picture(mistakes, names, across=6):
     axes.imshow(image[..., 0] if image.shape[-1] != 3 else image, cmap='gray', vmin=0, vmax=top)
     axes.set_title(f'{names[label]},\nnot {names[found]} ({confidence:.0%})', fontsize=7, fontfamily=families)
   return rendered(figure)
-
-
-def rendered(figure):
-  """A matplotlib figure as uint8 [height, width, 3]."""
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-  canvas = FigureCanvasAgg(figure)
-  canvas.draw()
-  return np.array(canvas.buffer_rgba())[..., :3]

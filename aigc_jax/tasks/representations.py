@@ -13,8 +13,9 @@ import numpy as np
 import optax
 
 from aigc_jax.errors import UsageError
+from aigc_jax.figures import rendered
 from aigc_jax.task import Context
-from aigc_jax.tasks.confusion import legible, rendered
+from aigc_jax.tasks.confusion import legible
 from aigc_jax.tasks.images import as_floats, fitted
 
 ITERATIONS = 100  # of L-BFGS

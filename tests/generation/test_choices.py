@@ -88,7 +88,7 @@ def test_alternatives_are_the_models_likeliest_tokens():
 
 def test_a_picture_has_a_cell_for_each_character_and_wraps():
   pieces = ['春'.encode()[:1], '春'.encode()[1:], b'a\nb', b' ' * picture.WIDTH, b'z']
-  assert picture.cells(pieces)[:3] == [[], [('春', 0, 0)], [('a', 0, 2), (picture.BREAK, 0, 3), ('b', 1, 0)]]
+  assert picture.cells(pieces)[:3] == [[], [('春', 0, 0)], [('a', 0, 2), ('⏎', 0, 3), ('b', 1, 0)]]
   assert picture.cells(pieces)[4][0][1] == 2  # a line is full
   toy = toys.recurrent()
   made = generate_text(toy.decoder, toy.params, KNOWN, prompts_of(KNOWN, ['a']), max_new_tokens=100)[0]
