@@ -15,10 +15,15 @@ from aigc_jax.probes.lens import quoted, shown_each
 from aigc_jax.probes.panels import Axis, Heat, Pictures, Probe, Text
 
 SEED, COPIES, NOISE = 0, 32, 0.15  # of noisy copies, and their deviation as a part of the range of pixels
+MEASURES = {
+  'gradient_norm': ('size of the gradient', 'sequential'),
+  'saliency': ('gradient times vector', 'diverging'),
+}
 MOST_IMAGES, MOST_CLASSES, AT_ONCE = 8, 5, 16
 TOKEN_NOTES = (
-  'For each answer, the gradient of its log-probability by the vector of each token read, times that vector: above 0 a '
-  'token speaks for the answer, below 0 against it, to first order alone.'
+  'For each answer, the gradient of its log-probability by the vector of each token read: its size, and times that '
+  'vector, where above 0 a token speaks for the answer and below 0 against it, to first order. Of a norm the latter is '
+  'near 0, whatever the token says: a norm does not see how long a vector is.'
 )
 PIXEL_NOTES = (
   'The size of the gradient of the log-probability of the likeliest class, by pixels: of the image, and the mean over '
@@ -27,8 +32,10 @@ PIXEL_NOTES = (
 
 
 def probe(run, reading):
-  """Saliency of a Reading: of tokens, arrays 'saliency' [answers, time] ('source_saliency' of a source besides); of
-  pixels, 'gradients' and 'smooth_gradients' [images, height, width]. Raises UsageError where there are no answers.
+  """Saliency of a Reading: of tokens, arrays 'saliency' and 'gradient_norm' [answers, time] (of a source with 'source_'
+  before); of pixels, 'gradients' and 'smooth_gradients' [images, height, width].
+
+  Raises UsageError where there are no answers.
   """
   classifies = run.config['task']['name'] == 'classification'
   if reading.tokens:
@@ -71,7 +78,7 @@ def told(run, reading):
 
 
 def of_tokens(run, reading, words, places, answers):
-  """Of each answer, gradient times vector of each token that was read."""
+  """What each token that was read says of each answer."""
 
   def nats_of(shifts):
     logits, vectors = inspection.with_shifts(
@@ -85,33 +92,28 @@ def of_tokens(run, reading, words, places, answers):
   @jax.jit
   def work_out(shifts):
     nats, back, vectors = jax.vjp(nats_of, shifts, has_aux=True)
-    of_one = lambda chosen: jax.tree.map(lambda g, v: (g * v).sum(-1), back(chosen)[0], vectors)
+    of_one = lambda chosen: jax.tree.map(measures, back(chosen)[0], vectors)
     return nats, jax.lax.map(of_one, jnp.eye(len(answers), dtype=nats.dtype), batch_size=AT_ONCE)
 
   _, shapes = jax.eval_shape(nats_of, tuple(jnp.zeros((array.shape[1], 1)) for array in reading.inputs))
   nats, found = jax.device_get(work_out(tuple(jnp.zeros(shape.shape, jnp.float32) for shape in shapes)))
-  panels, kept = [], {'log_probabilities': nats, 'saliency': found[-1]}
-  parts = [('what was read', reading.tokens, found[-1])]
-  if reading.sources:
-    parts.insert(0, ('the source', reading.sources, found[0]))
-    kept['source_saliency'] = found[0]
-  for what, tokens, values in parts:
-    panels.append(
-      Text(
-        f'what speaks for an answer, of {what}',
-        words,
-        values,
-        (),
-        others=tokens,
-        pairwise=True,
-        colours='diverging',
-        details=[f'{quoted(word)}: probability {np.exp(n):.3g}' for word, n in zip(words, nats, strict=True)],
-        unit='gradient times vector, nats',
-      )
-    )
+  panels, kept = [], {'log_probabilities': nats}
+  details = [f'{quoted(word)}: probability {np.exp(n):.3g}' for word, n in zip(words, nats, strict=True)]
+  parts = {'source_': ('the source', reading.sources)} if reading.sources else {}
+  parts[''] = ('what was read', reading.tokens)
+  for (prefix, (what, tokens)), measured in zip(parts.items(), found, strict=True):
     axes = Axis('answer', words), Axis('token', tokens)
-    panels.append(Heat(f'all answers by {what}', values, axes, colours='diverging'))
+    for (name, (title, colours)), values in zip(MEASURES.items(), measured, strict=True):
+      kept[prefix + name] = values
+      colouring = dict(others=tokens, pairwise=True, colours=colours, details=details, unit=title)
+      panels.append(Text(f'{title}, by {what}', words, values, (), **colouring))
+      panels.append(Heat(f'{title}: all answers by {what}', values, axes, colours=colours))
   return Probe('saliency', 'gradient saliency', panels, kept, TOKEN_NOTES)
+
+
+def measures(gradient, vectors):
+  """[time, width] both -> the MEASURES, each [time]."""
+  return jnp.linalg.norm(gradient, axis=-1), (gradient * vectors).sum(-1)
 
 
 def of_pixels(run, reading):

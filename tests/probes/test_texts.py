@@ -89,7 +89,8 @@ def test_surprise_is_the_cross_entropy_of_torch(peer):
 
 def test_saliency_is_gradient_times_vector_of_torch(peer):
   """By a hook on the vectors of tokens: with positions where these are vectors, as ours are."""
-  found = saliency.probe(peer.run, peer.reading).arrays['saliency']
+  arrays = saliency.probe(peer.run, peer.reading).arrays
+  found, sizes = arrays['saliency'], arrays['gradient_norm']
   parts = {'gpt2': 'transformer.drop', 'llama': 'model.embed_tokens', 'bert': 'bert.embeddings.LayerNorm'}
   kept = []
 
@@ -108,6 +109,7 @@ def test_saliency_is_gradient_times_vector_of_torch(peer):
     nats[place, int(peer.reading.targets[place])].backward(retain_graph=True)
     theirs = (vectors.grad * vectors).sum(-1)[0].detach().numpy()
     assert np.abs(found[row] - theirs).max() < 1e-4 * max(1, np.abs(theirs).max())
+    assert np.allclose(sizes[row], vectors.grad.norm(dim=-1)[0].numpy(), rtol=1e-3, atol=1e-4)
 
 
 def test_looking_changes_nothing(peer):
