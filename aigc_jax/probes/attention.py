@@ -14,6 +14,7 @@ PARTS = {
   ('decoder_block_', 'cross_attention'): 'from the target to the source',
   ('', ''): 'from the target to the source',  # of a recurrent encoder-decoder
 }
+ORDER = '', 'of the source', 'of the target', 'from the target to the source'
 NOTES = (
   'A row is a token that looks, a column one that is looked at; each row adds up to 1. Entropy (bits) is low where a '
   'head looks at few tokens. What a head reads is weighted by these, which does not say what it does with it (Jain & '
@@ -28,7 +29,8 @@ def weights_of(arrays):
     if path.endswith('weights') and (match := PATH.match(path)) and array.ndim == 4:
       name = PARTS.get((match['stack'], match['part']), '')
       found.setdefault(name, {})[int(match['layer'] or 0)] = array[0]
-  return {name: np.stack([layers[i] for i in sorted(layers)]) for name, layers in found.items()}
+  order = [name for name in ORDER if name in found]
+  return {name: np.stack([found[name][i] for i in sorted(found[name])]) for name in order}
 
 
 def entropy(weights):
