@@ -7,7 +7,7 @@ import numpy as np
 
 from aigc_jax import figures
 from aigc_jax.probes import panels as p
-from aigc_jax.probes.lettering import LETTERS, WIDTH, Letters, figure_of, scale_of, wrapped
+from aigc_jax.probes.lettering import LETTERS, WIDTH, Letters, figure_of, scale_of, ticks_of, wrapped
 from aigc_jax.probes.matrices import draw_heat
 from aigc_jax.typography import BREAK, columns, visible
 
@@ -136,7 +136,7 @@ def draw_bars(panel):
   else:
     axes.bar(places, shown, width=1.0)
     axes.axhline(0, color='0.3', linewidth=0.8)
-  ticks = places if few else p.spread(len(values), 24)
+  ticks = places if few else ticks_of(len(values), 24)
   names, numbers = (axes.yaxis, axes.xaxis) if few else (axes.xaxis, axes.yaxis)
   names.set_ticks(ticks, [letters.say(panel.axis.labels[i], 24) for i in ticks], rotation=0 if few else 90)
   for label in names.get_ticklabels():

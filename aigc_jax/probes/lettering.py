@@ -1,5 +1,6 @@
 """What all pictures of panels share: figures of one width, letters that fonts have, scales of colours."""
 
+import itertools
 import textwrap
 
 from aigc_jax import figures
@@ -55,6 +56,12 @@ def wrapped(text, width):
       lines, line = [*lines, line[:cut]], line[cut:]
     lines.append(line)
   return lines
+
+
+def ticks_of(count, most):
+  """At most so many of `count` places, in even steps from 0: of 1, 2, 5, 10, ... places."""
+  steps = (digit * 10**power for power in itertools.count() for digit in (1, 2, 5))
+  return range(0, count, next(step for step in steps if step * most >= count))
 
 
 def scale_of(limits, name):

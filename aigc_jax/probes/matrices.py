@@ -6,7 +6,7 @@ import numpy as np
 
 from aigc_jax import figures
 from aigc_jax.probes import panels as p
-from aigc_jax.probes.lettering import LETTERS, WIDTH, Letters, figure_of, scale_of
+from aigc_jax.probes.lettering import LETTERS, WIDTH, Letters, figure_of, scale_of, ticks_of
 from aigc_jax.typography import columns, visible
 
 MATRICES, ACROSS = 64, 12  # small ones of a panel at most, and beside one another
@@ -115,7 +115,7 @@ def label_matrix(axes, pair, letters, at_left, at_foot, count, before=''):
       along.set_ticks(())
       continue
     most = LABELS if count == 1 else SMALL_LABELS
-    ticks = p.spread(len(axis.labels), most) if numeric(axis) else range(len(axis.labels))
+    ticks = ticks_of(len(axis.labels), most) if numeric(axis) else range(len(axis.labels))
     ticks = ticks if len(ticks) <= most else ()
     upright = along is axes.xaxis and any(columns(axis.labels[i]) > 2 for i in ticks)
     shown = [letters.say(axis.labels[i], LETTERS) for i in ticks]

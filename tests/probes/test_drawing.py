@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from aigc_jax import figures, typography
-from aigc_jax.probes import drawing, matrices
+from aigc_jax.probes import drawing, lettering, matrices
 from aigc_jax.probes import panels as p
 from tests.probes import panels as made
 
@@ -163,6 +163,23 @@ def test_characters_that_no_font_has_are_said(monkeypatch, drawn):
     assert '明' not in ''.join(texts(figure))
     assert '□' in texts(figure)
     assert 'no installed font has all characters' in figure.get_suptitle()
+
+
+def test_ticks_are_in_round_steps():
+  assert list(lettering.ticks_of(96, 10)) == list(range(0, 96, 10))
+  assert [lettering.ticks_of(count, 10).step for count in (1, 10, 11, 21, 51, 101, 5000)] == [
+    1,
+    1,
+    2,
+    5,
+    10,
+    20,
+    500,
+  ]
+
+
+def test_lines_of_chinese_have_no_more_columns_than_there_is_room():
+  assert lettering.wrapped('明月几时有 abc', 6) == ['明月几', '时有', 'abc']
 
 
 def test_white_space_is_visible():
