@@ -1,7 +1,7 @@
 'use strict';
 // Matrices: small ones to choose from, and the chosen one large, with its labels and what the pointer is at.
 
-const MOST_THUMBS = 400, THUMB_PIXELS = 64, WIDE_CELL = 64;
+const MOST_THUMBS = 400, MOST_ACROSS = 32, THUMB_PIXELS = 64, WIDE_CELL = 64;
 const gridded = new Set(); // pairs of choices that have their small matrices already
 
 // an image of a matrix (rows x columns from `first` on), thinned to at most so many pixels
@@ -26,7 +26,7 @@ function paint(canvas, array, first, rows, columns, scale, most = Infinity) {
 // small matrices of the last two choices (of one: in lines), or null where they stand in an earlier panel
 function thumbs(panel, array, own, scale) {
   const pair = own.slice(-2), key = pair.map((c) => JSON.stringify(c.axis)).join(), count = pair.reduce((n, c) => n * c.axis.labels.length, 1);
-  if (!pair.length || count > MOST_THUMBS || gridded.has(key)) return null;
+  if (!pair.length || count > MOST_THUMBS || (pair.length > 1 && pair[1].axis.labels.length > MOST_ACROSS) || gridded.has(key)) return null;
   gridded.add(key);
   const [down, over] = pair.length > 1 ? pair : [null, pair[0]], across = over.axis.labels.length;
   const lines = down ? down.axis.labels.length : Math.ceil(across / 12), perLine = down ? across : Math.min(across, 12);
