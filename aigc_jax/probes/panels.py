@@ -192,6 +192,12 @@ def others_of(text):
   return text.tokens if text.others is None else text.others
 
 
+def places_of(axes, i):
+  """[(Axis, label)] of place `i` among all of some axes, the last the fastest."""
+  found = np.unravel_index(i, [len(axis.labels) for axis in axes]) if axes else ()
+  return [(axis, axis.labels[place]) for axis, place in zip(axes, found, strict=True)]
+
+
 def limits(values, colours):
   """(lowest, highest) that colours stand for: with 0 in it, and in its middle where colours are diverging."""
   finite = np.asarray(values, np.float64)

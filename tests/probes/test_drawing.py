@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from aigc_jax import figures, typography
-from aigc_jax.probes import drawing
+from aigc_jax.probes import drawing, lettering, matrices
 from aigc_jax.probes import panels as p
 from tests.probes import panels as made
 
@@ -58,11 +58,11 @@ def test_a_picture_has_all_panels():
 )
 def test_small_matrices_over_choices(drawn, shape, count, said):
   panel = cube(*shape)
-  drawing.draw_heat(panel)
+  matrices.draw_heat(panel)
   (figure,) = drawn
   found = images(figure)
   assert abs(len(found) - count) <= 4
-  assert len(found) <= drawing.MATRICES
+  assert len(found) <= matrices.MATRICES
   assert (said in figure.get_suptitle()) if said else figure.get_suptitle() == 'map'
   limits = {axes.images[0].get_clim() for axes in found}
   assert limits == {(0, panel.values.max())}, 'they share a scale'
@@ -75,13 +75,13 @@ def test_small_matrices_over_choices(drawn, shape, count, said):
 
 
 def test_diverging_colours_have_zero_in_their_middle(drawn):
-  drawing.draw_heat(cube(2, 3, colours='diverging')._replace(values=np.array([[-1.0, 0, 4], [2, 1, 3]])))
+  matrices.draw_heat(cube(2, 3, colours='diverging')._replace(values=np.array([[-1.0, 0, 4], [2, 1, 3]])))
   assert images(drawn[0])[0].images[0].get_clim() == (-4, 4)
 
 
 def test_tokens_are_labels_where_they_can_be_read(drawn):
   few, many = (p.Axis('token', [' a\n', *'b' * (count - 1)]) for count in (10, 200))
-  drawing.draw_heat(p.Heat('', np.ones((10, 200)), (few, many)))
+  matrices.draw_heat(p.Heat('', np.ones((10, 200)), (few, many)))
   (axes,) = images(drawn[0])
   assert [label.get_text() for label in axes.get_yticklabels()][:2] == ['␣a⏎', 'b']
   assert axes.get_xticklabels() == []
@@ -92,7 +92,7 @@ def test_cells_have_their_words_and_are_folded(drawn):
   words = [[f'{row}.{column}' for column in range(40)] for row in range(3)]
   values = np.random.default_rng(0).random((3, 40))
   values[0, 0] = np.nan
-  drawing.draw_heat(cube(3, 40, cells=words)._replace(values=values))
+  matrices.draw_heat(cube(3, 40, cells=words)._replace(values=values))
   (figure,) = drawn
   assert [axes.images[0].get_array().shape for axes in images(figure)] == [(3, 14), (3, 14), (3, 12)]
   assert {word for row in words for word in row} <= set(texts(figure))
@@ -108,7 +108,7 @@ def test_a_text_has_a_cell_for_each_character(drawn):
   assert shown.startswith('Call␣me⏎⇥∅␣$x$')
   assert len(figure.axes) == 2, 'the text and its scale'
   drawing.draw_text(answers)
-  assert [axes.get_title('left') for axes in drawn[1].axes[:2]] == ['token yes 0.9', 'token no 0.1']
+  assert [axes.get_title('left') for axes in drawn[1].axes[:2]] == ['yes 0.9 →', 'no 0.1 →']
 
 
 def test_of_pairs_and_of_long_texts_a_part_is_drawn_and_said(drawn, monkeypatch):
@@ -117,7 +117,7 @@ def test_of_pairs_and_of_long_texts_a_part_is_drawn_and_said(drawn, monkeypatch)
   tokens = ['a'] * count
   drawing.draw_text(p.Text('pairs', tokens[:9], np.ones((2, 9, 9)), (p.numbered('layer', 2),), pairwise=True))
   assert len(drawn[0].axes) == drawing.TEXTS + 1
-  assert drawn[0].get_suptitle() == 'pairs\ndrawn: 4 of 9 tokens of layer 0; the page has all'
+  assert drawn[0].get_suptitle() == 'pairs\ndrawn: 4 of 9 tokens, layer 0; the page has all'
   drawing.draw_text(p.Text('long', tokens, np.ones(count), ()))
   assert len(drawn[1].axes[0].texts) == 450
   assert 'the first 450 of 500 tokens' in drawn[1].get_suptitle()
@@ -134,7 +134,7 @@ def test_pictures_and_bars(drawn):
   assert {'-1', '0', '1', 'dimension down'} <= {part for text in texts(drawn[0]) for part in text.split('\n')}
   (plot,) = drawn[2].axes
   assert [bar.get_width() for bar in plot.patches] == [-1, 2.5, 0, 0]
-  assert {' -1 ', ' 2.5 ', ' none '} <= set(texts(drawn[2]))
+  assert {' -1 ', ' 2.5 ', ' none ', ' inf '} <= set(texts(drawn[2]))
   assert len(drawn[3].axes[0].patches) == 300
 
 
@@ -142,7 +142,7 @@ def test_pictures_and_bars(drawn):
 @pytest.mark.parametrize('colours', p.COLOURS)
 def test_numbers_that_are_all_equal_or_none(filled, colours):
   axes = p.numbered('row', 2), p.numbered('column', 3)
-  drawing.draw_heat(p.Heat('', np.full((2, 3), filled), axes, colours))
+  matrices.draw_heat(p.Heat('', np.full((2, 3), filled), axes, colours))
   low, high = p.limits(np.full(3, filled), colours)
   assert low <= 0 <= high
   assert low < high
@@ -158,11 +158,28 @@ def test_characters_that_no_font_has_are_said(monkeypatch, drawn):
   monkeypatch.setattr(typography, 'CHINESE', ())
   tokens = ['明', 'a']
   drawing.draw_text(p.Text('月', tokens, np.ones(2), ()))
-  drawing.draw_heat(p.Heat('', np.ones((2, 2)), (p.Axis('时', tokens), p.Axis('token', tokens))))
+  matrices.draw_heat(p.Heat('', np.ones((2, 2)), (p.Axis('时', tokens), p.Axis('token', tokens))))
   for figure in drawn:
     assert '明' not in ''.join(texts(figure))
     assert '□' in texts(figure)
     assert 'no installed font has all characters' in figure.get_suptitle()
+
+
+def test_ticks_are_in_round_steps():
+  assert list(lettering.ticks_of(96, 10)) == list(range(0, 96, 10))
+  assert [lettering.ticks_of(count, 10).step for count in (1, 10, 11, 21, 51, 101, 5000)] == [
+    1,
+    1,
+    2,
+    5,
+    10,
+    20,
+    500,
+  ]
+
+
+def test_lines_of_chinese_have_no_more_columns_than_there_is_room():
+  assert lettering.wrapped('明月几时有 abc', 6) == ['明月几', '时有', 'abc']
 
 
 def test_white_space_is_visible():

@@ -5,6 +5,7 @@ import html
 import io
 import json
 import re
+import shutil
 
 import ml_dtypes
 import numpy as np
@@ -195,3 +196,94 @@ def test_a_name_stays_in_the_folder_and_arrays_are_no_objects(tmp_path):
     p.Probe('../x', '', [panel], {}).save(tmp_path)
   with pytest.raises(UsageError, match='array words holds objects'):
     p.Probe('x', '', [panel], {'words': np.array(['a', None], object)}).save(tmp_path)
+
+
+def opened(browser, path):
+  """(a page, what it complained of, what it asked for)."""
+  page, problems, asked = browser.new_page(), [], []
+  page.on('console', lambda message: problems.append(message.text))
+  page.on('pageerror', lambda error: problems.append(str(error)))
+  page.on('dialog', lambda dialog: problems.append(dialog.message))
+  page.on('request', lambda request: asked.append(request.url))
+  page.goto(f'file://{path}')
+  return page, problems, [url for url in asked if not url.startswith(('file:', 'data:'))]
+
+
+@pytest.fixture(scope='module')
+def browser():
+  playwright = pytest.importorskip('playwright.sync_api')
+  path = shutil.which('chromium') or pytest.skip('needs chromium')
+  with playwright.sync_playwright() as started:
+    browser = started.chromium.launch(executable_path=path, args=['--no-sandbox'])
+    yield browser
+    browser.close()
+
+
+@pytest.mark.slow
+def test_the_page_in_a_browser(browser, tmp_path):
+  """It draws, tells what the pointer is at, keeps what is clicked, and arrows move the choice of all panels."""
+  probe = made.probe()
+  (tmp_path / 'page.html').write_text(page.as_html(probe), encoding='utf-8')
+  shown, problems, asked = opened(browser, tmp_path / 'page.html')
+  panel = lambda i: shown.locator('section').nth(i)
+  tip = lambda: shown.locator('#tip').inner_text().split('\n')
+  chosen = lambda i: panel(i).locator('select').evaluate_all('all => all.map((one) => one.value)')
+  weights = probe.arrays['weights']
+  three = lambda value: pytest.approx(float(value), rel=6e-3)  # 3 digits
+
+  panel(0).locator('.text span').nth(7).click()
+  panel(0).locator('.text span').nth(1).hover()
+  assert tip()[0] == '明 → ␣me'
+  assert float(tip()[1].replace('−', '-')) == three(weights[0, 0, 7, 1])
+  panel(0).locator('.thumbs canvas').nth(4).click()
+  assert chosen(0) == chosen(1) == ['1', '1']
+  shown.keyboard.press('ArrowRight')
+  shown.keyboard.press('ArrowUp')
+  assert chosen(0) == chosen(1) == ['0', '2']
+  panel(0).locator('.text span').nth(1).hover()
+  assert float(tip()[1].replace('−', '-')) == three(weights[0, 2, 7, 1])
+
+  matrix = panel(2).locator('.matrix canvas')
+  matrix.scroll_into_view_if_needed()
+  box = matrix.bounding_box()
+  shown.mouse.click(box['x'] + 140, box['y'] + box['height'] - 12)
+  pinned = panel(2).locator('.pinned-text').inner_text().split('\n')
+  assert pinned[0].startswith('after 3 · token ')
+  column = made.TOKENS.index(pinned[0].removeprefix('after 3 · token ').replace('␣', ' '))
+  assert float(pinned[1]) == three(probe.panels[2].values[3, column])
+  assert pinned[2:] == [f'3 {column}', made.EVIL]
+  panel(4).locator('.text span').nth(2).hover()
+  assert tip() == ['⏎', 'none', made.EVIL]
+  panel(6).locator('img').nth(4).click()
+  shown.keyboard.press('ArrowRight')
+  assert panel(6).locator('.large').inner_text() == 'dimension 1, 1'
+  panel(8).get_by_label('largest first').check()
+  assert panel(8).locator('.name').all_inner_texts()[:3] == [made.EVIL, '0.1', '0.0']
+  drawn = lambda: panel(1).locator('.matrix canvas').evaluate('c => c.toDataURL()')
+  before = drawn()
+  shown.emulate_media(color_scheme='dark')
+  shown.wait_for_timeout(100)
+  assert drawn() != before
+  assert (problems, asked) == ([], [])
+
+
+@pytest.mark.slow
+def test_the_frame_and_small_panels_in_a_browser(browser, tmp_path):
+  one, row = p.numbered('row', 1), p.numbered('row', 2)
+  panels = [
+    p.Heat('one', [[1.0]], (one, one)),
+    p.Heat('equal', np.full((2, 2, 2), -3.0), (row, row, row), details=[['a', 'b'], ['c', 'd']]),
+    p.Heat('none', np.full((2, 2), np.nan), (row, row), cells=[['a', 'b'], ['c', 'd']]),
+    p.Text('one', ['a'], [[1.0]], (), pairwise=True),
+    p.Text('none', ['a', 'b'], [[np.nan, np.inf], [np.nan, np.nan]], (row,)),
+    p.Bars('none', [np.nan], one),
+  ]
+  frame = p.Probe('small', 'small', panels, {})._repr_html_()
+  (tmp_path / 'page.html').write_text(f'<!doctype html><meta charset="utf-8">{frame}', encoding='utf-8')
+  shown, problems, asked = opened(browser, tmp_path / 'page.html')
+  inside = shown.frame_locator('iframe')
+  inside.locator('section').last.wait_for()
+  assert inside.locator('section').count() == 6
+  inside.locator('section').nth(4).locator('.text span').nth(1).hover()
+  assert inside.locator('#tip').inner_text().split('\n') == ['b', '∞']
+  assert (problems, asked) == ([], [])

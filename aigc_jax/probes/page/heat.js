@@ -1,7 +1,7 @@
 'use strict';
 // Matrices: small ones to choose from, and the chosen one large, with its labels and what the pointer is at.
 
-const MOST_THUMBS = 400, THUMB_PIXELS = 64, WIDE_CELL = 64;
+const MOST_THUMBS = 400, MOST_ACROSS = 32, THUMB_PIXELS = 64, WIDE_CELL = 64;
 const gridded = new Set(); // pairs of choices that have their small matrices already
 
 // an image of a matrix (rows x columns from `first` on), thinned to at most so many pixels
@@ -26,7 +26,7 @@ function paint(canvas, array, first, rows, columns, scale, most = Infinity) {
 // small matrices of the last two choices (of one: in lines), or null where they stand in an earlier panel
 function thumbs(panel, array, own, scale) {
   const pair = own.slice(-2), key = pair.map((c) => JSON.stringify(c.axis)).join(), count = pair.reduce((n, c) => n * c.axis.labels.length, 1);
-  if (!pair.length || count > MOST_THUMBS || gridded.has(key)) return null;
+  if (!pair.length || count > MOST_THUMBS || (pair.length > 1 && pair[1].axis.labels.length > MOST_ACROSS) || gridded.has(key)) return null;
   gridded.add(key);
   const [down, over] = pair.length > 1 ? pair : [null, pair[0]], across = over.axis.labels.length;
   const lines = down ? down.axis.labels.length : Math.ceil(across / 12), perLine = down ? across : Math.min(across, 12);
@@ -151,13 +151,15 @@ function place(mark, view, cell) {
 // sizes of cells and of the room for labels, in pixels
 function layoutOf(pen, view, available) {
   const { rows, columns, panel } = view, widest = (labels, most) => Math.min(most, Math.max(...labels.map((label) => pen.measureText(cut(visible(label), 18)).width)));
-  const left = Math.ceil(widest(rows.labels, 150)) + 10 + (rows.name ? 16 : 0), count = [rows.labels.length, columns.labels.length];
+  const count = [rows.labels.length, columns.labels.length], name = pen.measureText(`← ${rows.name}`).width;
+  const flat = name > Math.min(count[0] * 20, 620); // the name of few rows lies above them
+  const left = Math.max(Math.ceil(widest(rows.labels, 150)) + 10 + (rows.name && !flat ? 16 : 0), flat ? Math.ceil(name) + 12 : 0);
   let wide = Math.min(Math.max(Math.floor((available - left - 4) / count[1]), 1), 34), high = Math.min(Math.max(Math.floor(680 / count[0]), 1), 34);
-  if (panel.cells) [wide, high] = [WIDE_CELL, 24];
+  if (panel.cells) [wide, high] = [Math.max(28, Math.min(WIDE_CELL, 12 + widest(panel.cells.flat(Infinity), WIDE_CELL))), 24];
   else if (Math.max(wide, high) < 2.5 * Math.min(wide, high)) wide = high = Math.min(wide, high);
   const label = widest(columns.labels, 110), upright = label > wide * 0.9 && (label > 24 || wide < 12);
   const top = (upright ? Math.ceil(label) : 14) + 8 + (columns.name ? 16 : 0);
-  return { left, top, wide, high, upright };
+  return { left, top, wide, high, upright, flat };
 }
 
 function drawMatrix(canvas, view, available) {
@@ -175,7 +177,7 @@ function drawMatrix(canvas, view, available) {
   pen.imageSmoothingEnabled = false;
   pen.drawImage(image, left, top, wide * counts[1], high * counts[0]);
   Object.assign(pen, { font, fillStyle: css('--soft'), textBaseline: 'middle', textAlign: 'right' });
-  const every = [Math.ceil(11 / high), Math.ceil((upright ? 12 : 6 + Math.max(...columns.labels.map((l) => pen.measureText(cut(l, 9)).width))) / wide)];
+  const every = [Math.ceil(11 / high), Math.ceil((upright ? 12 : 3 + Math.max(...columns.labels.map((l) => pen.measureText(cut(l, 9)).width))) / wide)];
   for (let r = 0; r < counts[0]; r += every[0]) pen.fillText(cut(visible(rows.labels[r]), 18), left - 6, top + (r + 0.5) * high, 150);
   for (let c = 0; c < counts[1]; c += every[1]) columnLabel(pen, cut(visible(columns.labels[c]), upright ? 18 : 9), left + (c + 0.5) * wide, top - 5, upright);
   axisNames(pen, view);
@@ -197,6 +199,7 @@ function axisNames(pen, { rows, columns, layout }) {
   pen.textAlign = 'left';
   if (columns.name) pen.fillText(`${columns.name} →`, layout.left, 8);
   if (!rows.name) return;
+  if (layout.flat) return pen.fillText(`↓ ${rows.name}`, 4, layout.top - 11);
   pen.save();
   pen.translate(8, layout.top);
   pen.rotate(-Math.PI / 2);
