@@ -13,6 +13,8 @@ def add_options(add, add_checkpoint):
   verb.add_argument(
     '--data', metavar='text:PATH', help='compare samples with this text; default: what the run was trained on'
   )
+  verb.add_argument('--samples', type=int, default=16, help='texts that are drawn and compared, default 16')
+  verb.add_argument('--tokens', type=int, default=256, help='of each of them at most, default 256')
   add_checkpoint(verb)
 
 
@@ -20,5 +22,5 @@ def card(options):
   from aigc_jax import api, cli_generate
 
   run = api.load_run(options.run, options.checkpoint)
-  print(run.card(options.output, source=options.data))
+  print(run.card(options.output, samples=options.samples, tokens=options.tokens, source=options.data))
   cli_generate.say_which(run)

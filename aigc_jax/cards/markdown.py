@@ -3,7 +3,7 @@
 import math
 import re
 
-LOCAL = re.compile(r'((?:--[\w.]+=)?(?:\w+:)?)(?:~|/)(?:.*/)?([^/]*)/?')
+LOCAL = re.compile(r'((?:--[\w.]+=)?(?:\w+:)?)(?:~|/)(?:.*/)?([^/]+)/?')
 
 
 def shortened(value):

@@ -16,6 +16,8 @@ QUOTED = 240  # characters of a passage that are shown
 ANSWERED = 64  # validation sources that are answered
 DRAWN, SHOWN = 64, 8  # images
 TEMPERATURE, SEED = 1.0, 0
+# what samples go on from: the first of these that the tokenizer makes a token of
+STARTS = {'': 'from the beginning of a document', '\n': 'after a line break', ' ': 'after a space'}
 
 
 class Check(NamedTuple):
@@ -69,8 +71,11 @@ def unavailable(facts, error, texts=()):
 
 def of_texts(run, facts, samples, length, source):
   """Texts from the beginning of a document against the training text, beside held-out text."""
+  start = next((start for start in STARTS if begins(run, start)), None)
+  if start is None:
+    return none('Its tokenizer has nothing that a text could begin with, so no samples were compared.')
   drawn = run.generate(
-    '', num=samples, max_new_tokens=length, strategy='sample', temperature=TEMPERATURE, seed=SEED
+    start, num=samples, max_new_tokens=length, strategy='sample', temperature=TEMPERATURE, seed=SEED
   )
   texts, config = tuple(sample.text for sample in drawn), run.config['data']
   if 'imported' in facts and source is None:
@@ -81,14 +86,13 @@ def of_texts(run, facts, samples, length, source):
     return Check([why], 'Whether it gives its training data away is not known.', texts)
   try:
     own = None if 'imported' in facts else training_data.text(config, facts)
-    if source is None:
-      train, held_out = own
-    else:
-      train, held_out = training_data.other_text(config, source), own.validation if own else None
   except AigcError as error:
-    if source is not None:
-      raise
-    return unavailable(facts, error, texts)
+    if source is None:
+      return unavailable(facts, error, texts)
+    own = None
+  train, held_out = own or (None, None)
+  if source is not None:
+    train = training_data.other_text(source)
   sides = [compare([symbols(text) for text in texts], train, GRAM)]
   if held_out is not None:
     sides.append(compare(windows(held_out, [len(text) for text in texts]), train, GRAM))
@@ -101,9 +105,9 @@ def of_texts(run, facts, samples, length, source):
     else ''
   )
   lines = [
-    f'{len(texts)} texts of up to {length} tokens, drawn from the beginning of a document at temperature '
-    f'{TEMPERATURE:g} with seed {SEED}, none left out, against {against(source, train)}. Overlaps are exact: case, '
-    f'punctuation and white space count.{beside}',
+    f'{len(texts)} texts of up to {length} tokens, drawn {STARTS[start]} at temperature '
+    f'{TEMPERATURE:g} with seed {SEED}, none left out, against {against(source, train)}. An overlap is '
+    f'the longest run of characters of a text that is there, too; case, punctuation and white space count.{beside}',
     '',
     *table(['', 'samples', *(['held-out text'] if held_out is not None else [])], rows),
   ]
@@ -114,6 +118,14 @@ def of_texts(run, facts, samples, length, source):
 def beginning(text):
   """The first symbols of a text, as a text."""
   return ''.join(chr(symbol) if symbol != SEPARATOR else '\n' for symbol in text[:QUOTED].tolist())
+
+
+def begins(run, text):
+  """Whether a text is at least one token, so that samples can go on from it."""
+  try:
+    return len(run.task.prompts(run.tokenizer, [text]).tokens[0]) > 0
+  except UsageError:
+    return False
 
 
 def against(source, train):
@@ -137,8 +149,8 @@ def text_rows(sides, characters):
   ]
   return [
     ['characters in all', *[f'{characters:,}'] * len(sides)],
-    ['longest run of characters that the text has, too: median; maximum', *map(spread, sides)],
-    [f'passages of {GRAM} characters that it has, too', *grams],
+    ['longest verbatim overlap in characters: median; maximum', *map(spread, sides)],
+    [f'passages of {GRAM} characters found verbatim', *grams],
   ]
 
 
@@ -151,7 +163,7 @@ def token_rows(run, drawn):
   train, held_out = training_data.tokens(run.config['data'], run.tokenizer)
   ids = [training_data.plain_tokens(run.tokenizer, sample.tokens) for sample in drawn]
   sides = [compare(part, train, GRAM) for part in (ids, windows(held_out, list(map(len, ids))))]
-  return [['the longest run in tokens: median; maximum', *map(spread, sides)]]
+  return [['longest verbatim overlap in tokens: median; maximum', *map(spread, sides)]]
 
 
 def longest_passage(texts, sides, train, name):
@@ -173,7 +185,7 @@ def longest_passage(texts, sides, train, name):
   sentence = f'The longest passage that a sample shares with {name} has {length:,} characters'
   compared = ''
   if len(sides) > 1 and (most := int(sides[1].lengths.max(initial=0))):
-    compared = f', {number(length / most)} times the longest of held-out text ({most:,})'
+    compared = f', {length / most:.2g} times the longest of held-out text ({most:,})'
   lines = [f'{sentence}{compared}. There it stands {where}{cut}:', '', *fenced(passage[:QUOTED])]
   return ['', *lines], f'{sentence}{compared}.'
 
@@ -194,7 +206,10 @@ def of_answers(run, facts):
   copies = [sum(text.strip() in known for text in side) for side in sides]
   rows = [
     ['exact copies of a training target', *(f'{n} of {count} ({n / count:.1%})' for n in copies)],
-    ['longest run of characters that a training target has, too: median; maximum', *map(spread, compared)],
+    [
+      'longest verbatim overlap with a training target in characters: median; maximum',
+      *map(spread, compared),
+    ],
     ['characters in all', *(f'{sum(map(len, side)):,}' for side in sides)],
   ]
   lines = [

@@ -11,20 +11,20 @@ from aigc_jax.training.console import size
 SAMPLE = 1200  # characters of a text that are shown
 TEXTS = 2  # of those drawn for the card that are shown
 WEIGHTS = (
-  'Licence of the weights: not stated; whoever publishes them writes it in place of `license: unknown` above. The code '
-  'that trained them is Apache-2.0. What is known of the data is below.'
+  'Licence of the weights: not stated; whoever publishes them writes it in place of `license: unknown` above.'
 )
+TRAINED_BY = 'The code that trained them is Apache-2.0; what is known of the data is below.'
 PART = {'images': 'images', 'labelled_text': 'texts', 'pairs': 'pairs', 'synthetic_pairs': 'pairs'}
 
 
 def title(about):
   base = facts_of.base_model(about)
-  from_what = '' if base is None else f' It {"is" if about.imported else "started from"} `{base}`.'
   if about.imported:
-    origin = 'It was imported from files of Hugging Face.'
+    origin = f'It was imported from files of Hugging Face, `{base}`.'
   else:
     origin = f'It was trained on {data_in_words(about)}.'
-  return [f'# {about.name}', '', f'{descriptions.TASKS[about.task]} {origin}{from_what}']
+    origin += f' It started from `{base}`.' if base else ''
+  return [f'# {about.name}', '', f'{descriptions.TASKS[about.task]} {origin}']
 
 
 def data_in_words(about):
@@ -54,7 +54,8 @@ def model(about):
   if not about.imported:
     rows.append(['checkpoint', f'step {about.step:,} of {config["training"]["steps"]:,}{chosen(about)}'])
   rows.append(['computes in', config['training']['precision']])
-  return ['## Model', '', *table(['', ''], rows), '', WEIGHTS]
+  known = 'That of the model it was imported from still holds.' if about.imported else TRAINED_BY
+  return ['## Model', '', *table(['', ''], rows), '', f'{WEIGHTS} {known}']
 
 
 def chosen(about):
@@ -92,9 +93,10 @@ def data(about):
   ):
     if facts.get(name) not in (None, 0):
       value = facts[name]
-      rows.append([name.replace('_', ' '), f'{value:,}' if isinstance(value, int) else value])
+      label = f'{name.removeprefix("cut_")} cut to fit' if name.startswith('cut_') else name.replace('_', ' ')
+      rows.append([label, f'{value:,}' if isinstance(value, int) else value])
   for name in ('binarization', 'images_per_class', 'packing', 'source_template'):
-    if about.config['data'].get(name) is not None:
+    if about.config['data'].get(name) not in (None, 'stream'):
       rows.append([name.replace('_', ' '), f'{about.config["data"][name]}'])
   rows.append(['split', facts.get('split', 'not known')])
   for name in ('sha256', 'validation_sha256'):
@@ -159,7 +161,8 @@ def metric_row(about, name, value):
   text = found.text
   if name == 'loss':
     task = about.run.task
-    text += f'; mean, {task.loss_unit} per {task.unit.removesuffix("s")}'
+    unit = '' if task.loss_unit in text else f', {task.loss_unit}'
+    text += f'; mean{unit} per {task.unit.removesuffix("s")}'
   return [arrowed(name, found), number(value), text]
 
 
@@ -186,7 +189,7 @@ def curves(about, link):
   found = [name for name in found if name != NEAREST]
   if not found:
     return []
-  return ['## Curves', '', *(f'![{pathlib.Path(n).stem}]({link(f"plots/{n}")})' for n in found)]
+  return ['## Curves', '', *(f'![{pathlib.Path(n).stem} over steps]({link(f"plots/{n}")})' for n in found)]
 
 
 NEAREST = 'nearest.png'  # of samples and the images nearest to them, under plots/
@@ -199,7 +202,8 @@ def samples(about, link, drawn):
   for path in shown:
     name = path.stem.partition('-')[2]
     told = descriptions.picture(about.task, name) or name.replace('_', ' ')
-    lines += ['', f'At step {step:,}, {told}:', '']
+    heading = f'At step {step:,}, {told}:'
+    lines += ([] if heading in lines else ['', heading]) + ['']
     lines += (
       quoted(path.read_text('utf-8'))
       if path.suffix == '.txt'
@@ -207,7 +211,7 @@ def samples(about, link, drawn):
     )
   if drawn:
     count = min(TEXTS, len(drawn))
-    lines += ['', f'Drawn for this card at temperature 1, the first {count} of {len(drawn)}, none left out:']
+    lines += ['', f'Drawn for this card at temperature 1, the first {count} of {len(drawn)}:']
     for text in drawn[:TEXTS]:
       lines += ['', *quoted(text)]
   return ['## Samples', *lines] if lines else []
@@ -232,8 +236,10 @@ def quoted(text):
 
 
 def configuration(about):
-  text = json.dumps(about.config, indent=2, ensure_ascii=False)
-  note = 'All fields, as they were resolved; places of files are their names alone.'
+  fields, note = about.config, 'All fields, as they were resolved; places of files are their names alone.'
+  if about.imported:  # nothing else was chosen
+    fields, note = {name: fields[name] for name in ('task', 'model')}, 'Of the task and the model.'
+  text = json.dumps(fields, indent=2, ensure_ascii=False)
   return [
     '## Configuration',
     '',

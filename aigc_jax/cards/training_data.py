@@ -78,7 +78,7 @@ def characters(pieces) -> np.ndarray:
   return np.concatenate([np.zeros(0, np.int32), *documents], dtype=np.int32)
 
 
-def other_text(config, source) -> np.ndarray:
+def other_text(source) -> np.ndarray:
   """The characters of all of another source, such as 'text:PATH'."""
   return characters(sources.open_source(source).pieces())
 

@@ -52,7 +52,7 @@ def usage(about, prompt, exported):
     '',
     *fenced('\n'.join([*load, *calls]), 'python'),
   ]
-  return lines + in_huggingface(about, exported)
+  return lines + in_huggingface(about, prompt, exported)
 
 
 def other_data(about):
@@ -61,7 +61,7 @@ def other_data(about):
   )
 
 
-def in_huggingface(about, exported):
+def in_huggingface(about, prompt, exported):
   """How Hugging Face's libraries read it: from the files beside the card, or once it is exported."""
   if exported is not None:
     kind = exported['architectures'][0]
@@ -71,6 +71,11 @@ def in_huggingface(about, exported):
       'model = ' + kind + ".from_pretrained('.')  # the folder of this card",
       "tokenizer = AutoTokenizer.from_pretrained('.')",
     ]
+    if about.form == 'text':
+      code += [
+        f"tokens = tokenizer({prompt!r}, return_tensors='pt')",
+        'print(tokenizer.decode(model.generate(**tokens, max_new_tokens=40, do_sample=True)[0]))',
+      ]
     return [
       '',
       'The files beside this card are read by transformers:',

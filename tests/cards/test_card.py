@@ -111,10 +111,12 @@ def test_samples_are_compared_with_the_training_text(written, corpus):
 
 
 def test_beside_an_export_it_is_a_card_for_transformers(written, folder):
+  assert 'aigc export runs/writer FOLDER' in carded(written)[1]
   aigc_jax.export(written, folder / 'exported')
   data, text = carded(written, folder / 'exported' / 'README.md')
   assert data['library_name'] == 'transformers'
   assert 'from transformers import AutoTokenizer, GPT2LMHeadModel' in text
+  assert 'aigc export' not in text
   assert (folder / 'exported/plots/loss.png').is_file()
   carded(written, folder / 'docs' / 'mine.md')
   assert (folder / 'docs/mine/plots/loss.png').is_file()
@@ -130,6 +132,7 @@ def test_data_that_is_gone_or_changed_is_told_in_a_line(change, folder):
     (folder / 'short_lived.txt').unlink()
   data, text = carded(run)
   assert f'The data, `text:short_lived.txt`, {change} when this card was written' in text
+  assert 'of `bundled:moby_dick`' in carded(run, source='bundled:moby_dick')[1]
   assert 'was not checked' in text
   assert results_of(data)['loss'] > 0
 
@@ -178,18 +181,44 @@ def test_other_families(family, folder, corpus):
 
 
 @pytest.mark.slow
-def test_an_import_says_that_its_data_is_not_known(folder, corpus):
-  peers.save(peers.make('gpt2', 0), folder / 'some_gpt2')
+def test_an_import_says_that_its_data_is_not_known(written, folder, corpus):
+  aigc_jax.export(written, folder / 'some_gpt2')
   run = aigc_jax.from_pretrained(folder / 'some_gpt2', folder / 'imported', quiet=True)
   data, text = carded(run)
   assert data['base_model'] == 'some_gpt2'
   assert 'model-index' not in data
   assert 'datasets' not in data
   assert 'moby_dick' not in text  # the default of a field, and not what it was trained on
-  if run.tokenizer is not None:
-    assert 'What the model was trained on before it was imported is not known' in text
-    _, text = carded(run, source=corpus)
-    assert 'characters of `text:secret_corpus.txt`' in text
+  assert 'What the model was trained on before it was imported is not known' in text
+  _, text = carded(run, source=corpus)
+  assert 'characters of `text:secret_corpus.txt`' in text
+  assert 'held-out' not in text
+
+
+@pytest.mark.slow
+def test_an_import_without_a_tokenizer_writes_nothing(folder):
+  peers.save(peers.make('gpt2', 0), folder / 'bare')
+  run = aigc_jax.from_pretrained(folder / 'bare', folder / 'imported_bare', quiet=True)
+  assert 'It came without a tokenizer' in carded(run)[1]
+
+
+@pytest.mark.slow
+def test_image_tokens_and_poems(folder):
+  """Pictures that are drawn as tokens are compared as pictures, and a text of many documents by its documents."""
+  config = tiny_images.config(tiny_images.write_images(folder / 'coded.npz'), 'vq')
+  tiny.train(config | {'training': config['training'] | SHORT['training']}, folder / 'vq')
+  config = tiny.config(f'run:{folder / "vq"}', **SHORT)
+  config['data'] = {'source': f'run:{folder / "vq"}', 'batch_size': 8}
+  config['task'] = {'name': 'language'}
+  data, text = carded(tiny.train(config, folder / 'coded'))
+  assert data['pipeline_tag'] == 'unconditional-image-generation'
+  assert '## Memorization\n\n64 images' in text
+  assert '`npz:coded.npz`, coded by the autoencoder of vq; licence: not known' in text
+  poems = tiny.config('bundled:song_ci', data={'packing': 'documents', 'tokenizer': 'bpe:600'}, **SHORT)
+  data, text = carded(tiny.train(poems, folder / 'poems'))
+  assert data['language'] == ['zh']
+  assert 'longest verbatim overlap in tokens' in text
+  assert 'There it stands from character' in text
 
 
 def test_places_of_this_machine_are_not_told():
@@ -255,7 +284,25 @@ def test_bad_input_is_one_line(written, folder, capsys):
 
 def test_the_command_writes_it(written, folder, capsys):
   output = folder / 'typed.md'
-  assert cli.main(['card', str(written.path), f'--output={output}', '--checkpoint=latest']) == 0
+  options = [f'--output={output}', '--checkpoint=latest', '--samples=2', '--tokens=12']
+  assert cli.main(['card', str(written.path), *options]) == 0
   assert capsys.readouterr().out == f'{output}\n'
   assert output.read_text(encoding='utf-8').startswith('---\nlibrary_name: aigc_jax\n')
-  assert aigc_jax.card(written.path, folder / 'called.md', samples=1, tokens=4) == folder / 'called.md'
+  assert aigc_jax.card(written.path, folder / 'called.md', samples=2, tokens=12) == folder / 'called.md'
+
+
+@pytest.mark.slow
+def test_a_run_that_knows_its_text_by_heart_is_found_out(folder):
+  """Trained hundreds of times on one short text, it writes passages of it that held-out text has nothing like."""
+  source = tiny.write_corpus(folder / 'short.txt', words=120)
+  config = tiny.config(
+    source,
+    model={'layers': 2, 'width': 64},
+    data={'sequence_length': 64, 'validation_fraction': 0.3},
+    training={'steps': 400, 'evaluate_every': 400, 'checkpoint_every': 400},
+    optimizer={'learning_rate': 3e-3},
+  )
+  run = tiny.train(config, folder / 'parrot')
+  text = run.card(samples=4, tokens=128).read_text(encoding='utf-8')
+  row = re.search(r'overlap in characters: median; maximum \| .*?; (\d+) \| .*?; (\d+) \|', text)
+  assert int(row[1]) > 3 * int(row[2])
