@@ -78,7 +78,8 @@ def data(about):
   elif about.form not in ('environment', 'synthetic_pairs'):
     rows.append(['licence', training_data.UNKNOWN])
   if about.form == 'image_tokens':
-    rows.append(['images of', image_source(about)])
+    coder = shortened(about.facts['autoencoder']).partition(':')[2]
+    rows.append(['as tokens', f'the codes of the autoencoder `{coder}`, behind a token for the class'])
   if facts.get('validation_source'):
     other = shortened(facts['validation_source'])
     rows.append(['validation source', f'`{other}`; {licence_of(other)}'])
@@ -105,11 +106,6 @@ def data(about):
   if facts.get('tokenizer') == 'gpt2':
     rows.append(['merges of the tokenizer', training_data.bundled_table()['gpt2_merges.txt.gz'].licence])
   return [*head, *table(['', ''], rows)]
-
-
-def image_source(about):
-  source = shortened(about.run.tokenizer.saved['data']['source'])
-  return f'`{source}`, coded by the autoencoder of {about.source.partition(":")[2]}; {licence_of(source)}'
 
 
 def licence_of(source):

@@ -213,7 +213,8 @@ def test_image_tokens_and_poems(folder):
   data, text = carded(tiny.train(config, folder / 'coded'))
   assert data['pipeline_tag'] == 'unconditional-image-generation'
   assert '## Memorization\n\n64 images' in text
-  assert '`npz:coded.npz`, coded by the autoencoder of vq; licence: not known' in text
+  assert '`npz:coded.npz`' in text
+  assert 'the codes of the autoencoder `vq`' in text
   poems = tiny.config('bundled:song_ci', data={'packing': 'documents', 'tokenizer': 'bpe:600'}, **SHORT)
   data, text = carded(tiny.train(poems, folder / 'poems'))
   assert data['language'] == ['zh']
@@ -294,15 +295,15 @@ def test_the_command_writes_it(written, folder, capsys):
 @pytest.mark.slow
 def test_a_run_that_knows_its_text_by_heart_is_found_out(folder):
   """Trained hundreds of times on one short text, it writes passages of it that held-out text has nothing like."""
-  source = tiny.write_corpus(folder / 'short.txt', words=120)
+  source = tiny.write_corpus(folder / 'short.txt', words=80)
   config = tiny.config(
     source,
     model={'layers': 2, 'width': 64},
-    data={'sequence_length': 64, 'validation_fraction': 0.3},
+    data={'sequence_length': 48, 'validation_fraction': 0.4, 'batch_size': 8},
     training={'steps': 400, 'evaluate_every': 400, 'checkpoint_every': 400},
-    optimizer={'learning_rate': 3e-3},
+    optimizer={'learning_rate': 5e-3, 'schedule': 'cosine'},
   )
   run = tiny.train(config, folder / 'parrot')
   text = run.card(samples=4, tokens=128).read_text(encoding='utf-8')
   row = re.search(r'overlap in characters: median; maximum \| .*?; (\d+) \| .*?; (\d+) \|', text)
-  assert int(row[1]) > 3 * int(row[2])
+  assert int(row[1]) > 3 * int(row[2])  # 111 and 16 where this was written
