@@ -6,6 +6,7 @@ PUBLIC = {
   'load_run': 'api',
   'from_pretrained': 'api',
   'export': 'api',
+  'card': 'api',
   'dry_run': 'api',
   'sweep': 'sweeping',
   'load_sweep': 'sweeps.frame',

@@ -81,6 +81,11 @@ def export(run, folder):
   return exporting.export(run if isinstance(run, TrainedRun) else load_run(run), folder)
 
 
+def card(run, output=None, **choices):
+  """Writes a README for a run (a TrainedRun or its folder), see `TrainedRun.card`. Returns its path."""
+  return (run if isinstance(run, TrainedRun) else load_run(run)).card(output, **choices)
+
+
 def load_run(path, which='best'):
   """A trained run, ready to use. `which`: 'best' (by config.training.best_metric), 'latest' or a step."""
   return TrainedRun(Path(path), which)

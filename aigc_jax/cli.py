@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 
-from aigc_jax import cli_distributed, cli_generate, cli_pretrained, cli_probe, cli_sweep, files
+from aigc_jax import cli_card, cli_distributed, cli_generate, cli_pretrained, cli_probe, cli_sweep, files
 from aigc_jax.errors import AigcError, UsageError
 
 BEGAN = time.perf_counter()  # when the command was typed, but for Python's own start
@@ -27,6 +27,7 @@ DESCRIPTION = """Train, resume, evaluate and sample generative models in JAX.
   aigc import FOLDER runs/gpt2                                a pretrained model in Hugging Face's files
   aigc export runs/mine FOLDER --format=huggingface           any run that they have an architecture for
   aigc probe runs/mine attention --text="Call me"             look inside: pictures, a page, arrays
+  aigc card runs/mine                                         a README of it, and what it has memorized
   aigc list; aigc diff runs/a runs/b                          what was run, and how two runs differ
 
 exit status: 0 done, 64 usage or config, 65 data or a number not finite, 74 storage, 75 interrupted and resumable"""
@@ -78,6 +79,7 @@ def parser():
 
   cli_pretrained.add_options(add, add_checkpoint)
   cli_probe.add_options(add, add_checkpoint)
+  cli_card.add_options(add, add_checkpoint)
 
   listing = add('list', 'the runs under a folder')
   listing.add_argument('root', nargs='?', default='runs')
@@ -235,6 +237,7 @@ def dispatch(arguments):
       'import': cli_pretrained.import_folder,
       'export': cli_pretrained.export,
       'probe': cli_probe.probe,
+      'card': cli_card.card,
       'list': listing,
       'diff': diff,
       'detect': detect,

@@ -292,6 +292,13 @@ class TrainedRun:
     set_up()
     return probes.probe(self, name, **choices)
 
+  def card(self, output=None, *, samples=16, tokens=256, source=None):
+    """Writes a README in Hugging Face's form, with a memorization check, see `cards.card`. Returns its path."""
+    from aigc_jax.cards import card  # what no other use of a run needs
+
+    set_up()
+    return card.card(self, output, samples=samples, tokens=tokens, source=source)
+
   def state_like(self, program, floats, dataset):
     """The state with `extra` in the structure that its task gives it: what was restored is nested dicts."""
     batch = next(dataset.validation_batches(), None)

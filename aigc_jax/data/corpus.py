@@ -231,3 +231,10 @@ def _facts(sources, surveys, split, tokenizer, splits):
     'vocabulary_size': tokenizer.vocabulary_size,
     **{f'{name}_tokens': len(part.tokens) for name, part in splits.items()},
   }
+
+
+def text_parts(config: dict[str, Any]) -> dict[str, Part]:
+  """The text of both splits of a resolved `config.data`, before any tokenizer: {'train': Part, 'validation': Part}."""
+  names = {'train': config['source'], 'validation': config['validation_source']}
+  sources = {split: open_source(name) for split, name in names.items() if name}
+  return _parts(sources, {split: survey(s) for split, s in sources.items()}, config['validation_fraction'])[0]

@@ -25,3 +25,16 @@ def grid(images, columns, padding=1):
     )
     made[top : top + height, left : left + width] = image
   return made
+
+
+def tiles(picture, image_shape, number, padding=1):
+  """The `number` images [n, height, width, channels] of a picture that `grid` made of them."""
+  height, width, _ = image_shape
+  larger = max(1, LEAST_SIDE // max(height, width))
+  columns = (np.shape(picture)[1] - padding) // (width * larger + padding)
+  corners = [
+    (padding + row * (height * larger + padding), padding + column * (width * larger + padding))
+    for row, column in (divmod(i, columns) for i in range(number))
+  ]
+  cut = lambda top, left: picture[top : top + height * larger : larger, left : left + width * larger : larger]
+  return np.stack([cut(*corner) for corner in corners]).reshape(number, *image_shape)
