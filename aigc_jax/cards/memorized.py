@@ -16,6 +16,10 @@ QUOTED = 240  # characters of a passage that are shown
 ANSWERED = 64  # validation sources that are answered
 DRAWN, SHOWN = 64, 8  # images
 TEMPERATURE, SEED = 1.0, 0
+NOT_KNOWN = (
+  'What the model was trained on before it was imported is not known here, so nothing was compared; `aigc card RUN '
+  '--data=text:PATH` compares its samples with a text.'
+)
 # what samples go on from: the first of these that the tokenizer makes a token of
 STARTS = {'': 'from the beginning of a document', '\n': 'after a line break', ' ': 'after a space'}
 
@@ -71,28 +75,24 @@ def unavailable(facts, error, texts=()):
 
 def of_texts(run, facts, samples, length, source):
   """Texts from the beginning of a document against the training text, beside held-out text."""
+  other = None if source is None else training_data.other_text(source)  # refused before anything is drawn
   start = next((start for start in STARTS if begins(run, start)), None)
   if start is None:
     return none('Its tokenizer has nothing that a text could begin with, so no samples were compared.')
   drawn = run.generate(
     start, num=samples, max_new_tokens=length, strategy='sample', temperature=TEMPERATURE, seed=SEED
   )
-  texts, config = tuple(sample.text for sample in drawn), run.config['data']
-  if 'imported' in facts and source is None:
-    why = (
-      'What the model was trained on before it was imported is not known here, so nothing was compared; `aigc card RUN '
-      '--data=text:PATH` compares its samples with a text.'
-    )
-    return Check([why], 'Whether it gives its training data away is not known.', texts)
-  try:
-    own = None if 'imported' in facts else training_data.text(config, facts)
-  except AigcError as error:
-    if source is None:
-      return unavailable(facts, error, texts)
-    own = None
-  train, held_out = own or (None, None)
-  if source is not None:
-    train = training_data.other_text(source)
+  texts = tuple(sample.text for sample in drawn)
+  train, held_out = other, None
+  if 'imported' not in facts:
+    try:
+      own, held_out = training_data.text(run.config['data'], facts)
+      train = own if other is None else other
+    except AigcError as error:
+      if other is None:
+        return unavailable(facts, error, texts)
+  if train is None:
+    return Check([NOT_KNOWN], 'Whether it gives its training data away is not known.', texts)
   sides = [compare([symbols(text) for text in texts], train, GRAM)]
   if held_out is not None:
     sides.append(compare(windows(held_out, [len(text) for text in texts]), train, GRAM))
