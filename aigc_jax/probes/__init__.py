@@ -53,4 +53,4 @@ def probe(run, name, **choices):
 
 
 def titled(run, found):
-  return found._replace(title=f'{found.title}: {run.path}, step {run.step}')
+  return found._replace(title=f'{found.title}: {run.path.absolute().name}, step {run.step}')

@@ -49,7 +49,7 @@ def of_layer(name, arrays, tokens):
   for kind, chosen, colours in (('states', signed, 'diverging'), ('gates', gates, 'sequential')):
     if chosen:
       stacked = np.stack([arrays[what][:, order].T for what in chosen])  # [kinds, units, time]
-      axes = Axis('of', chosen), units
+      axes = Axis('', chosen), units
       panels.append(
         Text(f'{name}: {kind} over the text', tokens, stacked, axes, colours=colours, unit='value')
       )

@@ -9,7 +9,7 @@ from aigc_jax.probes import panels as p
 from aigc_jax.probes.lettering import LETTERS, WIDTH, Letters, figure_of, scale_of, ticks_of
 from aigc_jax.typography import columns, visible
 
-MATRICES, ACROSS = 64, 12  # small ones of a panel at most, and beside one another
+MATRICES, ACROSS = 144, 12  # small ones of a panel at most, and beside one another
 LABELS = 48  # of an axis that is labelled
 SMALL_LABELS = 10  # of an axis of one of several matrices
 CELLS = 48, 256  # rows and columns at most of a matrix whose cells have text

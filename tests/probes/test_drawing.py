@@ -52,8 +52,8 @@ def test_a_picture_has_all_panels():
     ((4, 5), 1, ''),
     ((3, 4, 5), 3, ''),
     ((2, 3, 4, 5), 6, ''),
-    ((12, 12, 4, 5), 60, 'drawn: 5 of 12 (a); the page has all'),
-    ((2, 80, 70, 2, 2), 64, 'drawn: 1 of 2 (a), 5 of 80 (b), 12 of 70 (c); the page has all'),
+    ((20, 20, 2, 2), 144, 'drawn: 12 of 20 (a), 12 of 20 (b); the page has all'),
+    ((2, 80, 70, 2, 2), 144, 'drawn: 1 of 2 (a), 12 of 80 (b), 12 of 70 (c); the page has all'),
   ],
 )
 def test_small_matrices_over_choices(drawn, shape, count, said):
