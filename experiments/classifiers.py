@@ -31,7 +31,7 @@ PLAIN = {
   'cnn': (('model.dropout', None), ('task.flip', False)),
   'resnet': (('task.flip', False), ('task.crop', None)),
 }
-TORCH = {'mlp': 0.835, 'cnn': 0.857, 'resnet': 0.804}  # means of seeds 0, 1, 2
+TORCH = {'mlp': 0.8353, 'cnn': 0.8553, 'resnet': 0.8220}  # means of seeds 0, 1, 2
 EPOCH = 469  # steps of 128 images
 
 
