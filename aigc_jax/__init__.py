@@ -10,6 +10,7 @@ PUBLIC = {
   'dry_run': 'api',
   'sweep': 'sweeping',
   'load_sweep': 'sweeps.frame',
+  'reproduce': 'studies.reproduce',
   'list_runs': 'overview',
   'diff': 'overview',
 }

@@ -7,7 +7,16 @@ import signal
 import sys
 import time
 
-from aigc_jax import cli_card, cli_distributed, cli_generate, cli_pretrained, cli_probe, cli_sweep, files
+from aigc_jax import (
+  cli_card,
+  cli_distributed,
+  cli_generate,
+  cli_pretrained,
+  cli_probe,
+  cli_study,
+  cli_sweep,
+  files,
+)
 from aigc_jax.errors import AigcError, UsageError
 
 BEGAN = time.perf_counter()  # when the command was typed, but for Python's own start
@@ -28,9 +37,11 @@ DESCRIPTION = """Train, resume, evaluate and sample generative models in JAX.
   aigc export runs/mine FOLDER --format=huggingface           any run that they have an architecture for
   aigc probe runs/mine attention --text="Call me"             look inside: pictures, a page, arrays
   aigc card runs/mine                                         a README of it, and what it has memorized
+  aigc reproduce experiments/char_lm.py [--quick]             a study: one table, held against published numbers
   aigc list; aigc diff runs/a runs/b                          what was run, and how two runs differ
 
-exit status: 0 done, 64 usage or config, 65 data or a number not finite, 74 storage, 75 interrupted and resumable"""
+exit status: 0 done, 64 usage or config, 65 data or a number not finite, 74 storage, 75 interrupted and resumable;
+1 where a line of a study fails"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -76,6 +87,7 @@ def parser():
 
   add_detect(add)
   cli_sweep.add_options(add)
+  cli_study.add_options(add)
 
   cli_pretrained.add_options(add, add_checkpoint)
   cli_probe.add_options(add, add_checkpoint)
@@ -229,6 +241,8 @@ def dispatch(arguments):
     return cli_distributed.run(options, arguments, lambda: train(options, overrides))
   if options.verb == 'resume':
     return cli_distributed.run(options, arguments, lambda: resume(options))
+  if options.verb == 'reproduce':
+    return cli_study.reproduce(options)
   if options.verb in ('eval', 'sweep'):
     {'eval': evaluate, 'sweep': cli_sweep.sweep}[options.verb](options, overrides)
   else:

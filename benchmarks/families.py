@@ -5,6 +5,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import peers_autoencoders
 import peers_families as peers
 import torch
 
@@ -36,16 +37,48 @@ def recurrent(cell):
   )
 
 
-def variational():
+def plain_autoencoder():
   return Family(
     {
       'task': {'name': 'autoencoding'},
+      'model': {'name': 'autoencoder', 'posterior': 'none', 'likelihood': 'squared_error'},
+      'data': {'source': 'bundled:fashion_mnist_5k', 'batch_size': 128},
+    },
+    peers_autoencoders.PlainAutoencoder,
+    peers_autoencoders.squared_error_loss,
+    'reconstruction',
+    'images',
+    2000,
+  )
+
+
+def quantized_autoencoder():
+  model = {'name': 'vq_autoencoder', 'likelihood': 'squared_error', 'widths': (32, 64), 'residual_blocks': 1}
+  return Family(
+    {
+      'task': {'name': 'autoencoding'},
+      'model': model | {'code_width': 32, 'codebook_size': 128},
+      'data': {'source': 'bundled:fashion_mnist_5k', 'batch_size': 128},
+    },
+    peers_autoencoders.QuantizedAutoencoder,
+    peers_autoencoders.quantized_loss,
+    'reconstruction',
+    'images',
+    1500,
+  )
+
+
+def variational(beta=1.0, samples=None):
+  """samples: of the importance-weighted bound, which is then compared."""
+  return Family(
+    {
+      'task': {'name': 'autoencoding', 'beta': beta, 'importance_samples': samples},
       'model': {'name': 'autoencoder', 'widths': (400,), 'latent_width': 20},
       'data': {'source': 'bundled:fashion_mnist_5k', 'batch_size': 128, 'binarization': 'dynamic'},
     },
     peers.VariationalAutoencoder,
-    peers.variational_loss,
-    'elbo',
+    partial(peers.variational_loss, beta=beta, samples=samples),
+    'elbo' if samples is None else 'importance_bound',
     'images',
     2000,
   )
@@ -70,7 +103,11 @@ FAMILIES = {
   'elman': recurrent('elman'),
   'gru': recurrent('gru'),
   'lstm': recurrent('lstm'),
+  'ae': plain_autoencoder(),
   'vae': variational(),
+  'vae_bound': variational(samples=256),
+  'beta_vae': variational(beta=4.0),
+  'vq': quantized_autoencoder(),
   'mlp': classifier({'name': 'mlp', 'widths': (128, 64)}, peers.mlp),
   'cnn': classifier({'name': 'cnn'}, peers.cnn),
   'resnet': classifier({'name': 'resnet', 'channels': RESNET}, partial(peers.resnet, RESNET)),

@@ -1,6 +1,7 @@
 """Final validation metrics of each family beside the same model in PyTorch: same recipe, same batches in order.
 
-  python benchmarks/family_quality.py [--family=gru] [--seeds=0,1,2] [--steps=N] [--source=idx:FOLDER]
+  python benchmarks/family_quality.py [--family=gru] [--seeds=0,1,2] [--steps=N] [--source=idx:FOLDER] \
+    [--only=ours|torch]
 
 Each begins with its own library's noise, so runs differ by seed; both are evaluated on the whole validation split.
 """
@@ -42,17 +43,18 @@ def theirs(family, config, dataset, seed):
   return sums[family.metric] / sums['weight'], seconds
 
 
-def compare(name, seeds, steps, source):
-  """Prints a line for each of the two."""
-  family, found = FAMILIES[name], {'ours': [], 'torch': []}
+def compare(name, seeds, steps, source, sides):
+  """Prints a line for each of the sides."""
+  family, found = FAMILIES[name], {side: [] for side in sides}
   for seed in seeds:
     training = {'steps': steps or family.steps, 'tensorboard': False, 'log_every': 100}
     training |= dict.fromkeys(('evaluate_every', 'checkpoint_every', 'sample_every'))
     sections = family.sections | {'data': family.sections['data'] | {'seed': seed} | source}
     config = api.read_config(sections | {'optimizer': ADAM, 'training': training, 'seed': seed})
     dataset = data.load(config['data'], form=tasks.form_of(config))
-    found['ours'].append(ours(config, family.metric))
-    found['torch'].append(theirs(family, config, dataset, seed))
+    for side, rows in found.items():
+      row = ours(config, family.metric) if side == 'ours' else theirs(family, config, dataset, seed)
+      rows.append(row)
   for side, rows in found.items():
     values, seconds = zip(*rows, strict=True)
     each, mean = ', '.join(f'{value:.4f}' for value in values), statistics.mean(values)
@@ -67,10 +69,12 @@ def main():
   parser.add_argument('--seeds', default='0,1,2')
   parser.add_argument('--steps', type=int, help='default: those of the family')
   parser.add_argument('--source', help='of images: other data than the bundled')
+  parser.add_argument('--only', choices=('ours', 'torch'))
   args = parser.parse_args()
   seeds = [int(seed) for seed in args.seeds.split(',')]
   for name in [args.family] if args.family else FAMILIES:
-    compare(name, seeds, args.steps, {'source': args.source} if args.source else {})
+    sides = [args.only] if args.only else ['ours', 'torch']
+    compare(name, seeds, args.steps, {'source': args.source} if args.source else {}, sides)
 
 
 if __name__ == '__main__':

@@ -4,6 +4,8 @@ A loss takes (model, batch as torch tensors, train) and gives (sum of losses, we
 [batch, channels, height, width] from 0 to 1.
 """
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -43,14 +45,34 @@ class VariationalAutoencoder(nn.Module):
     return self.output(F.relu(self.down(latents))), mean, log_variance
 
 
-def variational_loss(model, batch, train):
-  """The negative evidence lower bound; pixels become 0 or 1 anew at each training step."""
+def variational_loss(model, batch, train, beta=1.0, samples=None):
+  """The negative evidence lower bound; pixels become 0 or 1 anew at each training step.
+
+  beta: weight of the divergence. samples: of the importance-weighted bound, in evaluations; None: none.
+  """
   images = torch.bernoulli(batch['images']) if train else batch['images']
   logits, mean, log_variance = model(images)
   nats = F.binary_cross_entropy_with_logits(logits, images.flatten(1), reduction='none').sum(1)
-  nats = nats - 0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1)
-  total = (nats * batch['mask']).sum()
-  return total, batch['mask'].sum(), {'elbo': -total}
+  divergence = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1)
+  summed = lambda values: (values * batch['mask']).sum()
+  found = {'elbo': -summed(nats + divergence)}
+  if samples is not None and not train:
+    found['importance_bound'] = summed(importance_bound(model, images, mean, log_variance, samples))
+  return summed(nats + beta * divergence), batch['mask'].sum(), found
+
+
+def importance_bound(model, images, mean, log_variance, samples, chunk=32):
+  """The bound of Burda et al. 2016 (equation 8) on log p(image), [batch]."""
+  posterior, found = torch.distributions.Normal(mean, torch.exp(0.5 * log_variance)), []
+  prior = torch.distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))
+  for _ in range(0, samples, chunk):
+    latents = posterior.sample((chunk,))  # [chunk, batch, latent_width]
+    logits = model.output(F.relu(model.down(latents)))
+    pixels = images.flatten(1).expand_as(logits)
+    of_image = -F.binary_cross_entropy_with_logits(logits, pixels, reduction='none').sum(-1)
+    of_latents = (prior.log_prob(latents) - posterior.log_prob(latents)).sum(-1)
+    found.append(of_image + of_latents)
+  return torch.cat(found).logsumexp(0) - math.log(samples)
 
 
 class Block(nn.Module):

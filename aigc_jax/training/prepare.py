@@ -153,9 +153,7 @@ def check_by_shapes(config, dataset, task, initial):
   if training['freeze'] is not None:
     check_freeze(training['freeze'], state, params)
   if by_metric:
-    metrics, _ = jax.eval_shape(program.evaluate, floats, state, next(dataset.validation_batches()))
-    ones = {name: np.ones(total.shape) for name, (total, _) in metrics.items()}
-    check_metric(training['best_metric'], task.report(ones))
+    check_metric(training['best_metric'], metric_names(program, floats, state, dataset, task))
   if initial is not None:
     initials.check(initial, params)
     initials.check_new(initial, params, state.frozen, config)
@@ -169,8 +167,14 @@ def check_freeze(pattern, state, params):
   raise UsageError(f'config.training.freeze: {pattern!r} matches {matched}; there are {there} ...')
 
 
-def check_metric(wanted, metrics):
-  names = [f'validation/{name}' for name in metrics]
+def metric_names(program, floats, state, dataset, task):
+  """['validation/NAME'] that an evaluation gives, by shapes alone: nothing is compiled."""
+  metrics, _ = jax.eval_shape(program.evaluate, floats, state, next(dataset.validation_batches()))
+  ones = {name: np.ones(total.shape) for name, (total, _) in metrics.items()}
+  return [f'validation/{name}' for name in task.report(ones)]
+
+
+def check_metric(wanted, names):
   if wanted not in names:
     there = f'{nearest(wanted, names)}there are {listed(names)}'
     raise UsageError(f'config.training.best_metric: {wanted!r} is not known; {there}')
