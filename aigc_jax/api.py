@@ -13,14 +13,14 @@ from aigc_jax.training import dry_run as dry_runs
 from aigc_jax.training.experiment import set_up
 
 
-def dry_run(config, workdir=None, overrides=()):
+def dry_run(config, workdir=None, overrides=(), trust=False):
   """Checks everything and prints parameters, memory and FLOPs of the compiled step; writes nothing."""
   set_up()
   show = print if processes.leads() else lambda text: None
-  dry_runs.dry_run(session.prepare_in(workdir, read_config(config, overrides)), show)
+  dry_runs.dry_run(session.prepare_in(workdir, read_config(config, overrides, trust)), show)
 
 
-def train(config, workdir=None, overrides=(), quiet=False, began=None, profile=None):
+def train(config, workdir=None, overrides=(), quiet=False, began=None, profile=None, trust=False):
   """Trains an experiment.
 
   Args:
@@ -30,6 +30,7 @@ def train(config, workdir=None, overrides=(), quiet=False, began=None, profile=N
     quiet: print nothing.
     began: `time.perf_counter()` when the user asked, for the time to the first step; None: now.
     profile: '10:15' writes a trace of steps 10 to 15 into the run folder's profile/.
+    trust: whether to import models and tasks of the user's own, 'module:name' in the config.
 
   Returns:
     The TrainedRun.
@@ -41,14 +42,14 @@ def train(config, workdir=None, overrides=(), quiet=False, began=None, profile=N
   began = began or time.perf_counter()
   label = str(config) if isinstance(config, str | os.PathLike) else 'run'
   return load_run(
-    session.start(read_config(config, overrides), workdir, label, began, quiet, profile=profile)
+    session.start(read_config(config, overrides, trust), workdir, label, began, quiet, profile=profile)
   )
 
 
-def resume(path, steps=None, quiet=False, began=None, profile=None):
+def resume(path, steps=None, quiet=False, began=None, profile=None, trust=False):
   """Goes on with a run from its newest good checkpoint; `steps` makes it longer. Returns the TrainedRun."""
   set_up()
-  began, config = began or time.perf_counter(), config_of(path)
+  began, config = began or time.perf_counter(), config_of(path, trust)
   if run_folder.open_run(path).read_status()['message'] == 'imported':
     raise UsageError(
       f'{path}: was imported, with no optimizer to go on with; train from it by --config.init_from={path}'
@@ -86,6 +87,9 @@ def card(run, output=None, **choices):
   return (run if isinstance(run, TrainedRun) else load_run(run)).card(output, **choices)
 
 
-def load_run(path, which='best'):
-  """A trained run, ready to use. `which`: 'best' (by config.training.best_metric), 'latest' or a step."""
-  return TrainedRun(Path(path), which)
+def load_run(path, which='best', trust=False):
+  """A trained run, ready to use. `which`: 'best' (by config.training.best_metric), 'latest' or a step.
+
+  trust: whether to import models and tasks of its user's own, 'module:name' in its config.
+  """
+  return TrainedRun(Path(path), which, trust)

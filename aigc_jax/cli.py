@@ -59,7 +59,12 @@ def parser():
     allow_abbrev=False,
   )
   verbs = root.add_subparsers(dest='verb', metavar='VERB', required=True)
-  add = lambda name, text: verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+  trust = argparse.ArgumentParser(add_help=False)
+  trust.add_argument(
+    '--trust', action='store_true', help="import models and tasks of the user's own, MODULE:NAME in a config"
+  )
+  settings = {'allow_abbrev': False, 'parents': [trust]}
+  add = lambda name, text: verbs.add_parser(name, help=text, description=text, **settings)
 
   train = add('train', 'train the experiment of a config file; the same run folder again resumes it')
   train.add_argument(
@@ -231,12 +236,26 @@ def diff(options):
   print(overview.diff(options.first, options.second))
 
 
+def trust(options, overrides):
+  """Imports the user's own code that the run, its draft or the config of a command names."""
+  from aigc_jax import own_code, run
+  from aigc_jax.config_files import load_file
+
+  paths = [getattr(options, name, None) for name in ('run', 'draft')]
+  configs = [run.open_run(path).config for path in paths if path]
+  if getattr(options, 'config', None):
+    configs.append(load_file(options.config))
+  own_code.trust(own_code.modules_of(*configs, overrides=overrides))
+
+
 def dispatch(arguments):
   """Does what was typed. Returns the exit status."""
   overrides, others = split_overrides(arguments)
   options = parser().parse_args(others)
   if overrides and options.verb not in ('train', 'eval', 'sweep'):
     raise UsageError(f'--config.{overrides[0][0]}: fields of a config are set with `aigc train`')
+  if options.trust:
+    trust(options, overrides)
   if options.verb == 'train':
     return cli_distributed.run(options, arguments, lambda: train(options, overrides))
   if options.verb == 'resume':

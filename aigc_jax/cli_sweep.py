@@ -80,12 +80,12 @@ def sweep(options, overrides):
   if options.metric:
     overrides = [*overrides, ('training.best_metric', options.metric)]
   if options.dry_run:
-    sweeping.dry_run_sweep(options.config, options.sweep, overrides, lanes=options.lanes)
+    sweeping.dry_run_sweep(options.config, options.sweep, overrides, options.lanes, options.trust)
     return
   if options.search:
     sweeping.search(options.config, options.sweep, options.trials, overrides=overrides, **choices)
   else:
-    sweeping.sweep(options.config, options.sweep, overrides=overrides, **choices)
+    sweeping.sweep(options.config, options.sweep, overrides=overrides, trust=options.trust, **choices)
 
 
 def report(options):

@@ -15,6 +15,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
+from aigc_jax import own_code
 from aigc_jax.errors import UsageError, listed, nearest
 
 TRACED_SECTIONS = ('task', 'model', 'optimizer', 'lora')
@@ -127,11 +128,13 @@ def field_of(annotation, default):
 def fields_of(schema) -> dict[str, Field]:
   """{name: Field} of a dataclass, or of a Linen module without what Linen itself adds."""
   found = {}
+  is_module = hasattr(schema, 'init_with_output')
+  types_of = typing.get_type_hints(schema, include_extras=True) if not is_module else {}
   for field in dataclasses.fields(schema):
-    if field.name in ('parent', 'name', 'dtype') and schema.__module__.startswith('aigc_jax.models'):
+    if is_module and field.name in ('parent', 'name', 'dtype'):
       continue
     default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
-    found[field.name] = field_of(field.type, default)
+    found[field.name] = field_of(types_of.get(field.name, field.type), default)
   return found
 
 
@@ -143,6 +146,7 @@ class Schemas(NamedTuple):
   model: Mapping[str, Any]
   optimizer: Any
   data: Callable[[str, str | None], Any]  # task name, data.source or None -> dataclass
+  own: Mapping[str, Callable] = {}  # section: the user's own 'module:name' -> dataclass
 
   def sections(self, config):
     """{section: {name: Field}} as `config`'s task and model names ask for; the root's own fields under ''."""
@@ -152,6 +156,9 @@ class Schemas(NamedTuple):
       name = given.get('name') if isinstance(given, Mapping) else given
       if name is Required:
         raise UsageError(f'config.{section}.name: must be given, by --config.{section}.name=NAME')
+      if section in self.own and own_code.is_own(name):
+        found[section] = {'name': Field(str, False, None, name), **fields_of(self.own[section](name))}
+        continue
       if not isinstance(name, str) or name not in choices:
         close = nearest(name, choices)
         raise UsageError(

@@ -3,7 +3,7 @@
 import functools
 import os
 
-from aigc_jax import models, tasks
+from aigc_jax import models, own_code, tasks
 from aigc_jax import run as run_folder
 from aigc_jax.config import Schemas, fields_of, override, resolve
 from aigc_jax.config_files import load_file
@@ -14,25 +14,36 @@ from aigc_jax.training.optimizer import OptimizerConfig
 
 
 def schemas():
-  return Schemas(tasks.SCHEMAS, models.SCHEMAS, OptimizerConfig, tasks.data_schema)
+  own = {'task': tasks.schema_of, 'model': models.schema_of}
+  return Schemas(tasks.SCHEMAS, models.SCHEMAS, OptimizerConfig, tasks.data_schema, own)
 
 
 def resolved(config):
   return resolve(config, schemas())
 
 
-def config_of(path):
-  """The resolved config of a run folder. Raises UsageError, also for one whose fields are not known any more."""
+def config_of(path, trust=False):
+  """The resolved config of a run folder. Raises UsageError, also for one whose fields are not known any more.
+
+  trust: whether to import the models and tasks of its user's own that it names, see `own_code`.
+  """
   config = run_folder.open_run(path).config
+  if trust:
+    own_code.trust(own_code.modules_of(config))
   try:
     return resolved(config)
   except UsageError as error:
     raise UsageError(f'{path}/{run_folder.CONFIG}: {error}') from None
 
 
-def read_config(config, overrides=()):
-  """The resolved config of 'FILE.py:VARIANT', a ConfigDict or nested dicts. Raises UsageError."""
+def read_config(config, overrides=(), trust=False):
+  """The resolved config of 'FILE.py:VARIANT', a ConfigDict or nested dicts. Raises UsageError.
+
+  trust: as in `config_of`.
+  """
   config, known = load_file(str(config)) if isinstance(config, str | os.PathLike) else config, schemas()
+  if trust:
+    own_code.trust(own_code.modules_of(config, overrides=overrides))
   inherited = functools.partial(inherit, known=known)
   return resolve(inherited(override(config, list(overrides), known, inherited)), known)
 
@@ -59,9 +70,9 @@ def inherit(config, known):
     raise UsageError(f'config.init_from: {error}') from None
   model = config.get('model', {})
   name = model.get('name', there['name'])
-  if name not in known.model:
+  if name not in known.model and not own_code.is_own(name):
     return config  # which is refused with what there is
-  own = fields_of(known.model[name])
+  own = fields_of(models.schema_of(name))
   taken = {field: value for field, value in there.items() if field in own and field != 'name'}
   config = config | {'model': {'name': name} | taken | model}
   if tokenizer is not None and 'tokenizer' in known.sections(config)['data']:

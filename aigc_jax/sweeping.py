@@ -6,7 +6,8 @@ import os
 import pathlib
 import re
 
-from aigc_jax import models, tasks
+from aigc_jax import models, own_code, tasks
+from aigc_jax.config_files import load_file
 from aigc_jax.errors import DataError, UsageError
 from aigc_jax.sweeps import folder as sweep_folder
 from aigc_jax.sweeps import launch, report
@@ -15,13 +16,16 @@ from aigc_jax.training import step
 from aigc_jax.training.console import Console
 
 
-def find_trials(config, space, overrides):
+def find_trials(config, space, overrides, trust=False):
   """[Trial]; `space` is a list of override dicts, a text, or the name of a function of the config file."""
   if isinstance(space, str):
     if '=' not in space and not isinstance(config, str | os.PathLike):
       raise UsageError(f'sweep: {space!r} names a function of a config file, and the config is no file')
     space = space_of(str(config), space)
-  config = str(config) if isinstance(config, os.PathLike) else config
+  config = load_file(str(config)) if isinstance(config, str | os.PathLike) else config
+  if trust:
+    changed = [pair for changes in space for pair in changes.items()]
+    own_code.trust(own_code.modules_of(config, overrides=[*overrides, *changed]))
   trials = trials_of(config, space, overrides)
   for trial in trials:
     models.check(trial.config['model'])
@@ -30,17 +34,26 @@ def find_trials(config, space, overrides):
   return trials
 
 
-def dry_run_sweep(config, space, overrides=(), lanes=None):
+def dry_run_sweep(config, space, overrides=(), lanes=None, trust=False):
   """Prints the trials, how they group, and what they would cost; writes nothing. Arguments: see `sweep`."""
   from aigc_jax.sweeps import estimate
   from aigc_jax.training.experiment import set_up
 
   set_up()
-  estimate.dry_run(find_trials(config, space, overrides), lanes)
+  estimate.dry_run(find_trials(config, space, overrides, trust), lanes)
 
 
 def sweep(
-  config, space, workdir=None, overrides=(), jobs=1, lanes=None, timeout=None, quiet=False, slurm=None
+  config,
+  space,
+  workdir=None,
+  overrides=(),
+  jobs=1,
+  lanes=None,
+  timeout=None,
+  quiet=False,
+  slurm=None,
+  trust=False,
 ):
   """Trains the trials of a sweep and reports on them; the same call again finishes the rest.
 
@@ -54,13 +67,14 @@ def sweep(
       that end a worker.
     slurm: parameters of Slurm's jobs, {'partition': 'gpu', 'timeout_min': 240}, which then run the groups; None: worker
       processes of this machine do.
+    trust: whether to import models and tasks of the user's own, 'module:name' in a config.
 
   Returns: the folder's path.
 
   Raises:
     UsageError: before anything starts. Interrupted: by a signal, after saving. DataError: no trial came to its end.
   """
-  trials, label = find_trials(config, space, overrides), label_of(config)
+  trials, label = find_trials(config, space, overrides, trust), label_of(config)
   path = pathlib.Path(workdir or default_folder(label, sorted(trial.name for trial in trials)))
   options = launch.Options(jobs, timeout, lanes)
   starter = starter_of(path, options, slurm)

@@ -22,9 +22,9 @@ from aigc_jax.training.experiment import set_up
 class TrainedRun:
   """What a run folder holds, read when first needed. Nothing in the folder is executed."""
 
-  def __init__(self, path, which='best'):
+  def __init__(self, path, which='best', trust=False):
     self.path, self.which = path, which
-    self.config = config_of(path)
+    self.config = config_of(path, trust)
 
   def __repr__(self):
     return f'TrainedRun({str(self.path)!r}, {self.which!r})'

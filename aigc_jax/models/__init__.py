@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import flax.linen as nn
+
+from aigc_jax import own_code
 from aigc_jax.models import (
   autoencoder,
   classifier,
@@ -47,6 +50,13 @@ CHECKS = {
 }
 
 
+def schema_of(name):
+  """The Linen module of that name, ours or the user's own 'module:name'. Raises UsageError for the latter."""
+  if own_code.is_own(name):
+    return own_code.found('model', name, nn.Module, 'a class of flax.linen.Module')
+  return SCHEMAS[name]
+
+
 def check(model_config):
   """Rules across the fields of a resolved `config.model`. Raises UsageError."""
   if model_config['name'] in CHECKS:
@@ -55,8 +65,10 @@ def check(model_config):
 
 def build(model_config, dtype='float32'):
   """The module of a resolved `config.model` (plain dict, floats possibly traced), computing in `dtype`."""
-  fields = {name: value for name, value in model_config.items() if name != 'name'}
-  return SCHEMAS[model_config['name']](**fields, dtype=dtype)
+  fields, schema = {n: v for n, v in model_config.items() if n != 'name'}, schema_of(model_config['name'])
+  if 'dtype' in schema.__dataclass_fields__:  # a user's own may compute in float32 alone
+    fields['dtype'] = dtype
+  return schema(**fields)
 
 
 class Decoder(NamedTuple):

@@ -7,7 +7,7 @@ import contextlib
 import pathlib
 import shutil
 
-from aigc_jax import files
+from aigc_jax import files, own_code
 from aigc_jax.errors import AigcError, UsageError
 from aigc_jax.sweeps.workers import KILLED, Slot
 
@@ -33,8 +33,8 @@ def submitit_module():
 class GroupJob:
   """What a job of Slurm runs: a group of trials of a sweep's folder."""
 
-  def __init__(self, folder, names, prunes):
-    self.folder, self.names, self.prunes = str(folder), list(names), prunes
+  def __init__(self, folder, names, prunes, modules=()):
+    self.folder, self.names, self.prunes, self.modules = str(folder), list(names), prunes, list(modules)
 
   def __call__(self):
     """(exit status, its one line)."""
@@ -43,7 +43,7 @@ class GroupJob:
     from aigc_jax.sweeps import worker
 
     try:
-      worker.work(self.folder, self.names, 1, self.prunes, time.perf_counter())
+      worker.work(self.folder, self.names, 1, self.prunes, time.perf_counter(), self.modules)
     except AigcError as error:
       return error.status, str(error)
     return 0, ''
@@ -93,7 +93,8 @@ class Slurm:
     with self.executor.batch():
       for trials, _ in pairs:
         names = [trial.name for trial in trials]
-        jobs.append(self.executor.submit(GroupJob(folder.absolute(), names, self.prunes)))
+        modules = own_code.modules_of(*(trial.config for trial in trials))
+        jobs.append(self.executor.submit(GroupJob(folder.absolute(), names, self.prunes, modules)))
     known = files.read_json(self.place / JOBS) if (self.place / JOBS).exists() else {}
     new = {job.job_id: [t.name for t in trials] for job, (trials, _) in zip(jobs, pairs, strict=True)}
     files.write_json(self.place / JOBS, known | new)

@@ -22,6 +22,7 @@ def parser():
   found.add_argument(
     '--watched', action='store_true', help='standard input ends when the one that watches does'
   )
+  found.add_argument('--modules', default='', help="of the user's own code, with commas")
   found.add_argument('--prune', action='store_true', help='stop the trials that the search finds poor')
   return found
 
@@ -40,13 +41,15 @@ def end_with_parent():
   threading.Thread(target=wait, daemon=True).start()
 
 
-def work(folder, names, share, prunes, began):
-  """Runs a group in this process. Raises AigcError."""
+def work(folder, names, share, prunes, began, modules=()):
+  """Runs a group in this process, with the user's own code in `modules`. Raises AigcError."""
+  from aigc_jax import own_code
   from aigc_jax.sweeps import group, search
   from aigc_jax.training.console import Console
   from aigc_jax.training.experiment import set_up
 
   set_up()
+  own_code.trust(modules)
   with Console() as console:
     prune = search.pruner(folder) if prunes else group.never
     group.run_group(folder, names, console, share, began, prune)
@@ -60,7 +63,8 @@ def main(arguments=None):
   if options.cores and hasattr(os, 'sched_setaffinity'):
     os.sched_setaffinity(0, [int(core) for core in options.cores.split(',')])  # before JAX counts them
   try:
-    work(options.folder, options.names.split(','), options.share, options.prune, began)
+    modules = list(filter(None, options.modules.split(',')))
+    work(options.folder, options.names.split(','), options.share, options.prune, began, modules)
   except AigcError as error:
     print(f'aigc: {error}', file=sys.stderr)
     return error.status

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
-from aigc_jax import files
+from aigc_jax import files, own_code
 
 KILLED = -signal.SIGKILL  # the exit status of a worker that was killed
 
@@ -54,6 +54,8 @@ def command(folder, trials, slot, share, prunes=False):
   names = ','.join(trial.name for trial in trials)
   options = [f'--share={share}', f'--cores={",".join(map(str, slot.cores))}', '--watched']
   options += ['--prune'] if prunes else []
+  if modules := own_code.modules_of(*(trial.config for trial in trials)):  # imported here, so trusted
+    options.append(f'--modules={",".join(modules)}')
   return [sys.executable, '-m', 'aigc_jax.sweeps.worker', str(folder), names, *options]
 
 

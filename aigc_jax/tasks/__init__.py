@@ -1,8 +1,10 @@
 """What can be learned: one file a task, with its schema, its builder, and what it takes from the data."""
 
+import dataclasses
+import types
 from typing import Any, NamedTuple
 
-from aigc_jax import data
+from aigc_jax import data, own_code
 from aigc_jax.errors import UsageError, listed
 from aigc_jax.tasks import (
   autoencoding,
@@ -45,35 +47,78 @@ KINDS = {
 SCHEMAS = {name: kind.schema for name, kind in KINDS.items()}
 
 
+@dataclasses.dataclass(frozen=True)
+class NoFields:
+  """The schema of a task without settings."""
+
+
+def own_kind(build, complete=None, schema=NoFields, data=('text',), models=(), higher_is_better=()):
+  """A task of the user's own: `KIND = own_kind(build)` in my_task.py is config.task.name = 'my_task:KIND'.
+
+  Args:
+    build: resolved config, whose floats may be traced -> Task.
+    complete: config, Dataset -> config with the fields that the data decides; None: `filled_in`.
+    schema: a dataclass of config.task. data: the forms of data that it learns from, see `data.FORMS`.
+    models: which of ours it trains; the user's own are trained by any task.
+    higher_is_better: names of metrics of which more is better.
+  """
+  room = types.SimpleNamespace(build=build, complete=complete or filled_in, HIGHER_IS_BETTER=higher_is_better)
+  return Kind(room, schema, tuple(models), tuple(data))
+
+
+def filled_in(config, dataset):
+  """The config with what the data knows in those fields of the model that are open and called so."""
+  known = {name: dataset.facts.get(name) for name in ('image_shape', 'classes')}
+  known['context_length'] = dataset.facts.get('sequence_length')
+  if dataset.tokenizer is not None:
+    known['vocabulary_size'] = dataset.tokenizer.vocabulary_size
+  model = config['model']
+  open_ones = {name: value for name, value in known.items() if name in model and model[name] is None}
+  return config | {'model': model | open_ones}
+
+
+def kind_of(name):
+  """The Kind of a task, ours or the user's own 'module:name'. Raises UsageError for the latter."""
+  if own_code.is_own(name):
+    return own_code.found('task', name, Kind, 'what aigc_jax.tasks.own_kind gives')
+  return KINDS[name]
+
+
+def schema_of(name):
+  return kind_of(name).schema
+
+
 def form_of(config):
   """The form of the data of a config: 'text', 'images', ... Raises UsageError where the task cannot learn from it."""
-  return data.form_of(config['data']['source'], KINDS[config['task']['name']].data)
+  return data.form_of(config['data']['source'], kind_of(config['task']['name']).data)
 
 
 def data_schema(task, source):
   """The dataclass of `config.data` for a task's name and a source (None: not given)."""
-  return data.schema(data.form_of(source, KINDS[task].data))
+  return data.schema(data.form_of(source, kind_of(task).data))
 
 
 def check(config):
   """Raises UsageError where the task cannot train the model."""
   task, model = config['task']['name'], config['model']['name']
-  if model not in KINDS[task].models:
+  ours = kind_of(task).models
+  if model not in ours and not own_code.is_own(model):
     raise UsageError(
-      f'config.model.name: {model!r} is no model for the task {task!r}, which trains {listed(KINDS[task].models)}'
+      f'config.model.name: {model!r} is no model for the task {task!r}, which trains '
+      f'{listed(ours) or "models of your own"}'
     )
 
 
 def build(config):
   """The Task of a resolved config, whose floats may be traced."""
-  return lora.adapt(KINDS[config['task']['name']].room.build(config), config['lora'])
+  return lora.adapt(kind_of(config['task']['name']).room.build(config), config['lora'])
 
 
 def higher_is_better(config):
   """The names of metrics of which more is better, such as 'validation/accuracy'; of all others less is."""
-  return [f'validation/{name}' for name in KINDS[config['task']['name']].room.HIGHER_IS_BETTER]
+  return [f'validation/{name}' for name in kind_of(config['task']['name']).room.HIGHER_IS_BETTER]
 
 
 def complete(config, dataset):
   """The resolved config with what the data decides filled in."""
-  return KINDS[config['task']['name']].room.complete(config, dataset)
+  return kind_of(config['task']['name']).room.complete(config, dataset)

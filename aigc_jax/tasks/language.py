@@ -43,6 +43,10 @@ def fit(config, dataset):
   """The config with a model that has the data's vocabulary and context. Raises UsageError where they clash."""
   model, needed = dict(config['model']), dataset.tokenizer.vocabulary_size
   length = dataset.facts['sequence_length']
+  if 'vocabulary_size' not in model:
+    raise UsageError(
+      f'config.model.name: {model["name"]!r} has no field vocabulary_size, and gives logits of as many tokens here'
+    )
   model['vocabulary_size'] = model['vocabulary_size'] or needed
   if model['vocabulary_size'] < needed:
     raise UsageError(
@@ -92,7 +96,8 @@ def check_carry(config):
 def build(config):
   """A Task from a resolved config whose floats may be traced. Batches are those of `data.load`."""
   model = models.build(config['model'], jnp.dtype(config['training']['precision']))
-  decoder = models.decoder(model)  # made once, since generation compiles anew for another one
+  # made once, since generation compiles anew for another one; a model of the user's own may write nothing
+  decoder = models.decoder(model) if hasattr(model, 'decode') else None
 
   logits_of = lambda params, x: model.apply({'params': params}, x, method='logits')
   carries = config['task']['carry_state']
@@ -136,13 +141,14 @@ def build(config):
   images = config['data']['source'].startswith('run:')
   shown = functools.partial(image_language.show, decoder, config['task']['sample_temperature'])
   draw = functools.partial(image_language.draw, decoder, config['task']['sample_temperature'])
+  writes = decoder is not None
   return Task(
     init,
     loss,
     report=report,
-    show=shown if images else show,
-    draw=draw if images else None,
-    prompts=None if images else generation.prompts_of,
+    show=(shown if images else show) if writes else None,
+    draw=draw if images and writes else None,
+    prompts=generation.prompts_of if writes and not images else None,
     layout='batch' if carries else 'replicated',
     unit='tokens',
     higher_is_better=HIGHER_IS_BETTER,
