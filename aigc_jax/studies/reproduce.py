@@ -80,9 +80,9 @@ def check_output(output):
 def told(study, plans, quick):
   count = sum(len(plan.trials) for plan in plans)
   if quick:
-    return f'quick: {count} short runs'
-  long = f', about {study.minutes:g} minutes on 2 CPU cores' if study.minutes else ''
-  return f'{count} runs of {len(plans)} arms{long}'
+    return f'quick, short runs: {count}'
+  long = f'; about {study.minutes:g} min on 2 CPU cores' if study.minutes else ''
+  return f'arms: {len(plans)}, runs: {count}{long}'
 
 
 def planned(arm, folder):
