@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from aigc_jax import api, files, sweeping, tasks
+from aigc_jax import api, files, run, sweeping, tasks
 from aigc_jax.config import floats_of
 from aigc_jax.errors import AigcError, DataError, UsageError, listed, nearest
 from aigc_jax.studies import judging, page, state
@@ -80,9 +80,9 @@ def check_output(output):
 def told(study, plans, quick):
   count = sum(len(plan.trials) for plan in plans)
   if quick:
-    return f'quick: {count} short runs'
-  long = f', about {study.minutes:g} minutes on 2 CPU cores' if study.minutes else ''
-  return f'{count} runs of {len(plans)} arms{long}'
+    return f'quick, short runs: {count}'
+  long = f'; about {study.minutes:g} min on 2 CPU cores' if study.minutes else ''
+  return f'arms: {len(plans)}, runs: {count}{long}'
 
 
 def planned(arm, folder):
@@ -167,12 +167,11 @@ def shown_seed(trial):
   return f'seed {next(iter(trial.overrides.values()))}'
 
 
-def number(each, arm, run, path):
+def number(each, arm, trained, path):
   """What the function of a measure gives, a float. Raises UsageError for what goes wrong in it."""
   where = f'measure {each.name!r} of arm {arm.name!r}'
   try:
-    value = each.of(run)
-    return float(value)
+    return float(each.of(trained))
   except AigcError:
     raise
   except Exception as error:
@@ -183,11 +182,12 @@ def number(each, arm, run, path):
 
 def values_of(plan, each, kept):
   """([value of each run that came to its end], [why each of the others did not])."""
-  values, failed = [], []
+  values, failed, broken = [], [], sweep_folder.failures(plan.folder)
   for trial in plan.trials:
     status = sweep_folder.state_of(plan.folder / trial.name)
     if status['state'] != 'done':
-      failed.append(f'{shown_seed(trial)}: {status["message"] or status["state"]}')
+      why = broken[trial.name]['message'] if trial.name in broken else status['message'] or status['state']
+      failed.append(f'{shown_seed(trial)}: {why}')
     elif callable(each.of):
       values.append(kept.measured[plan.arm.name][trial.name][each.name]['value'])
     else:
@@ -197,7 +197,7 @@ def values_of(plan, each, kept):
 
 def of_metrics(folder, config, each):
   """The last or best value of a metric of a run; not a number where it has none."""
-  found = [row[each.of] for row in api.load_run(folder).metrics if each.of in row]
+  found = [row[each.of] for row in run.read_metrics(folder) if each.of in row]
   if not found:
     return math.nan
   higher = sweep_folder.is_higher_better(each.of, tasks.higher_is_better(config))

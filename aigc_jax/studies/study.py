@@ -103,12 +103,14 @@ def shortened(study):
 def check(study):
   """Raises UsageError where a part is of the wrong kind, a name is there twice or a Mean is of no line."""
   every(study.arms, Arm, 'the arms of the study')
+  pairs(study.quick, 'the quick overrides of the study')
   once([arm.name for arm in study.arms], 'arms')
   once([folder_of(arm) for arm in study.arms], 'folders of arms')
   for arm in study.arms:
     every(arm.measures, Measure, f'the measures of arm {arm.name!r}')
     once([measure.name for measure in arm.measures], f'measures of arm {arm.name!r}')
     once(arm.seeds, f'seeds of arm {arm.name!r}')
+    pairs((*arm.overrides, *arm.quick), f'the overrides of arm {arm.name!r}')
     for measure in arm.measures:
       check_measure(study, measure, f'measure {measure.name!r} of arm {arm.name!r}')
 
@@ -140,6 +142,13 @@ def every(parts, kind, what, fewest=1):
     if not isinstance(part, kind):
       raise UsageError(f'{what}: {part!r} is no {kind.__name__}')
   return parts
+
+
+def pairs(overrides, what):
+  """Raises UsageError unless overrides are pairs of a dotted key and a value."""
+  for pair in overrides:
+    if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
+      raise UsageError(f"{what}: {pair!r} is no pair; such as ('training.steps', 100)")
 
 
 def once(names: Any, what):

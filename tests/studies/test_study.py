@@ -42,6 +42,10 @@ CASES = {
     GOOD.replace('{study}', '').replace('(Arm(', '2 * (Arm('),
     ("arms: 'a' is there twice",),
   ),
+  'override, bare': (
+    {'arm': "('training.steps', 3)"},
+    ("overrides of arm 'a': 'training.steps' is no pair",),
+  ),
   'no seeds': ({'arm': 'seeds=()'}, ("seeds of arm 'a': there is none",)),
 }
 
