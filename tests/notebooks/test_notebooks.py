@@ -42,7 +42,7 @@ QUICK = {  # in the place of the numbers in the cell `parameters`
 }
 # how many pictures there are at least, how many pages, and texts that stand in what cells give
 SHOWS = {
-  '1_train_and_look_inside': (2, 7, [r'bits_per_character', r'Call me Ishmael\.', r'水调歌头']),
+  '1_train_and_look_inside': (2, 8, [r'bits_per_character', r'Call me Ishmael\.', r'水调歌头']),
   '2_sweep_as_lanes': (1, 4, [r'4 trials as lanes', r'4 of 4 trials ended, 0 failed', r'as a lane \d']),
   '3_latent_space_of_a_vae': (5, 2, [r'nats in all', r'bound of 5 samples -\d']),
   '4_import_fine_tune_export': (1, 2, [r'of a logit: \d\.\de-', r'of a logit after', r'bits a token']),
