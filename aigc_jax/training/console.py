@@ -1,6 +1,7 @@
 """What a person sees while a run goes on: lines on standard error and in log.txt, and one progress line.
 
-On a terminal the progress line stays at the bottom; elsewhere it is printed now and then as a plain line.
+On a terminal the progress line stays at the bottom; elsewhere it is printed now and then as a plain line. Notebooks
+show standard error as if something had gone wrong, and there lines go to standard output.
 """
 
 import contextlib
@@ -41,7 +42,7 @@ class Console:
     if self.bar:
       self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
     else:
-      print(text, file=sys.stderr, flush=True)
+      print(text, file=sys.stdout if 'ipykernel' in sys.modules else sys.stderr, flush=True)
 
   def start(self, step, total):
     if not self.quiet and sys.stderr.isatty():

@@ -69,9 +69,12 @@ for (const panel of data.panels) {
   KINDS[panel.kind](panel, body)();
   if (panel.note) section.append(element('p', { class: 'note' }, panel.note));
 }
-let waiting = null;
-addEventListener('resize', () => {
+// a frame of a notebook has its width only after all is drawn, and then no resize is told
+let waiting = null, width = document.getElementById('panels').clientWidth;
+new ResizeObserver(([{ target }]) => {
+  if (target.clientWidth === width) return;
+  width = target.clientWidth;
   clearTimeout(waiting);
   waiting = setTimeout(() => redraws.forEach((draw) => draw()), 120);
-});
+}).observe(document.getElementById('panels'));
 dark.addEventListener('change', () => redraws.forEach((draw) => draw()));
