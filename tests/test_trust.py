@@ -152,8 +152,8 @@ def test_floats_of_an_own_model_are_lanes(mine):
   folder = aigc_jax.sweep(
     config, [{'model.slope': 0.0}, {'model.slope': 0.3}], 'sweep', quiet=True, trust=True
   )
-  groups = list((folder / 'groups').glob('*/group.json'))
-  assert len(groups) == 1, 'one program for both'
+  groups = list((folder / 'groups').glob('*-2.log'))
+  assert len(groups) == 1, 'one program for both trials'
   found = {}
   for trial in folder.glob('*/config.json'):
     slope = aigc_jax.load_run(trial.parent).config['model']['slope']
