@@ -177,8 +177,8 @@ Made by `aigc config --format=markdown` from the schemas in the code; edit the c
 
 A config has the sections `task`, `model`, `data`, `optimizer`, `training`, `parallel` and `lora`, and the fields of
 `root`, which stand outside of them (`--config.seed=1`). `task.name` and `model.name` say which fields these two have,
-and the task with `data.source` says which the data have. Floats of `task`, `model`, `optimizer` and `lora` are inputs of
-the compiled program: changing one never recompiles. In a terminal: `aigc config optimizer`, `aigc config model.rnn`,
+and the task with `data.source` says which the data have. Floats of `task`, `model`, `optimizer` and `lora` are inputs
+of the compiled program: changing one never recompiles. In a terminal: `aigc config optimizer`, `aigc config model.rnn`,
 `aigc config data.text.packing`. The files that set these fields are listed in [configs.md](configs.md).
 
 """

@@ -3,6 +3,7 @@
 import glob
 import inspect
 import os
+import re
 import runpy
 from typing import NamedTuple
 
@@ -92,10 +93,15 @@ def documented(text):
     if line.startswith('  ') != inside and line:
       inside = not inside
       lines.append('```' if not inside else '```bash')
-    lines.append(line.removeprefix('  ') if inside else line)
+    lines.append(commented(line.removeprefix('  ')) if inside else line)
   lines = lines + ['```'] * inside
   # a blank line before the end of code belongs behind it
   for i, line in enumerate(lines):
     if line == '```' and i and not lines[i - 1]:
       lines[i - 1], lines[i] = line, ''
   return lines
+
+
+def commented(line):
+  """A command with what is said of it, set apart by spaces, behind a '#'."""
+  return re.sub(r'^(aigc .*?)  ( *)(?=[^ ])', r'\1  # \2', line, count=1)
