@@ -104,4 +104,4 @@ def documented(text):
 
 def commented(line):
   """A command with what is said of it, set apart by spaces, behind a '#'."""
-  return re.sub(r'^(aigc .*?)  ( *)(?=[^ ])', r'\1  # \2', line, count=1)
+  return re.sub(r'^(aigc .*?\S {2,})(?=[^ ])', r'\1# ', line, count=1)
