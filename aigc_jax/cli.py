@@ -9,6 +9,7 @@ import time
 
 from aigc_jax import (
   cli_card,
+  cli_config,
   cli_distributed,
   cli_generate,
   cli_pretrained,
@@ -38,6 +39,7 @@ DESCRIPTION = """Train, resume, evaluate and sample generative models in JAX.
   aigc probe runs/mine attention --text="Call me"             look inside: pictures, a page, arrays
   aigc card runs/mine                                         a README of it, and what it has memorized
   aigc reproduce experiments/char_lm.py [--quick]             a study: one table, held against published numbers
+  aigc config optimizer; aigc config configs/rnn_lm.py         what the fields mean; what a file has
   aigc list; aigc diff runs/a runs/b                          what was run, and how two runs differ
 
 exit status: 0 done, 64 usage or config, 65 data or a number not finite, 74 storage, 75 interrupted and resumable;
@@ -97,6 +99,7 @@ def parser():
   cli_pretrained.add_options(add, add_checkpoint)
   cli_probe.add_options(add, add_checkpoint)
   cli_card.add_options(add, add_checkpoint)
+  cli_config.add_options(add)
 
   listing = add('list', 'the runs under a folder')
   listing.add_argument('root', nargs='?', default='runs')
@@ -266,6 +269,7 @@ def dispatch(arguments):
     {'eval': evaluate, 'sweep': cli_sweep.sweep}[options.verb](options, overrides)
   else:
     verbs = {
+      'config': cli_config.config,
       'generate': cli_generate.generate,
       'import': cli_pretrained.import_folder,
       'export': cli_pretrained.export,

@@ -47,36 +47,44 @@ UnitInterval = Range('in [0, 1]', least=0, most=1)
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-  steps: Annotated[int, Positive] = 2000
+  """The loop: how long, how exactly, and what is done how often."""
+
+  steps: Annotated[int, Positive] = 2000  # updates of the parameters in all
+  # parts of a batch that are worked through one after another, to save memory
   microbatches: Annotated[int, Positive] = 1
   precision: Literal['float32', 'bfloat16'] = 'float32'  # of the computation; parameters stay float32
   # taken by one call of the compiled program, which small steps gain by; intervals are multiples of it. Lanes take one
   steps_per_call: Annotated[int, Positive] = 1
-  log_every: Annotated[int, Positive] = 10
-  evaluate_every: Annotated[int, Positive] | None = 500
+  log_every: Annotated[int, Positive] = 10  # steps between the progress lines, and the rows of metrics
+  evaluate_every: Annotated[int, Positive] | None = 500  # steps between evaluations; None: none
   evaluate_batches: Annotated[int, Positive] | None = None  # None: the whole validation split
   checkpoint_every: Annotated[int, Positive] | None = 500  # the last step is saved always
   keep_checkpoints: Annotated[int, Positive] = 3  # the best one is kept besides
-  sample_every: Annotated[int, Positive] | None = 500
+  sample_every: Annotated[int, Positive] | None = 500  # steps between samples; None: none
   best_metric: str = 'validation/loss'  # which evaluation is the best one: of checkpoints, and for patience
   patience: Annotated[int, Positive] | None = None  # evaluations without a better value that end the run
   freeze: str | None = None  # parameters whose path matches this regular expression never change
-  tensorboard: bool = True
+  tensorboard: bool = True  # whether metrics are written for TensorBoard too
 
 
 @dataclasses.dataclass(frozen=True)
 class ParallelConfig:
+  """How a run lies on its devices."""
+
+  # mesh: one program over a mesh; pmap: one for each device, sums added by psum
   mode: Literal['mesh', 'pmap'] = 'mesh'
-  # devices along each axis of the mesh; -1: as many as are left and divide the batch, and none are left to `data` where
-  # another axis is -1. Those of `data` have some rows each; of `fsdp` too, and a part of every array of the state; of
-  # `tensor` a part of attention, feed-forward layers and vocabulary
+  # devices that have some rows of the batch each; -1: as many as are left and divide the batch
   data: Annotated[int, Range('-1 or above 0', least=-1)] = -1
+  # devices that have some rows each, and a part of every array of the state; -1: all that are left
   fsdp: Annotated[int, Range('-1 or above 0', least=-1)] = 1
+  # devices that share attention, feed-forward layers and vocabulary; -1: all that are left
   tensor: Annotated[int, Range('-1 or above 0', least=-1)] = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
+  """Low-rank adapters (Hu et al. 2021), see tasks/lora.py."""
+
   rank: Annotated[int, Positive] | None = (
     None  # of the adapters that learn instead of the model; None: there are none
   )
@@ -93,6 +101,9 @@ SECTIONS = {'training': TrainingConfig, 'parallel': ParallelConfig, 'lora': Lora
 
 @dataclasses.dataclass(frozen=True)
 class Root:
+  """The fields outside of all sections."""
+
+  # of the first parameters and of all chance in the steps; data.seed is that of the data
   seed: Annotated[int, NonNegative] = 0
   init_from: str = ''  # a run folder or a checkpoint to start from
 

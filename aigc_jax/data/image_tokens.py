@@ -19,7 +19,7 @@ from aigc_jax.data.pipeline import Dataset
 class ImageTokensData:
   source: str = 'run:runs/vq'  # the run of a vector-quantized autoencoder
   batch_size: Annotated[int, Positive] = 32  # images of a step, over all devices and microbatches
-  seed: int = 0
+  seed: int = 0  # of the order of the data, and of what is drawn with them
 
 
 def load(data_config: dict[str, Any], tokenizer: ImageTokenizer) -> Dataset:

@@ -30,7 +30,7 @@ class ImageData:
     None  # of those that train, the first of each class; None: all
   )
   batch_size: Annotated[int, Positive] = 128  # images of a step, over all devices and microbatches
-  seed: int = 0
+  seed: int = 0  # of the order of the data, and of what is drawn with them
   # pixels become 0 or 1, with their intensity as the probability of 1: drawn once, or anew at each training step
   binarization: Literal['fixed', 'dynamic'] | None = None
   data_dir: str | None = None  # where TensorFlow Datasets keeps what it has prepared; None: its own default

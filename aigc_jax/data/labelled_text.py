@@ -25,16 +25,17 @@ BUNDLED = {name: found for name, found in sources.BUNDLED.items() if found[0].en
 class LabelledTextData:
   source: str = 'tsv:texts.tsv'  # tsv:PATH or jsonl:PATH
   validation_source: str | None = None  # None: a part of `source`
+  # the part that validates, where no validation_source is given
   validation_fraction: Annotated[float, Range('in (0, 1)', above=0, below=1)] = 0.1
   label_field: str = 'label'  # the name of the JSON field or column, or a column's number from 1
-  text_field: str = 'text'
+  text_field: str = 'text'  # the name of the JSON field or column, or a column's number from 1
   most_frequent_classes: Annotated[int, Positive] | None = (
     None  # texts of all others are left out; None: none
   )
   tokenizer: str = 'characters'  # characters, bytes, bpe:SIZE, gpt2
   sequence_length: Annotated[int, Positive] = 128  # tokens; longer texts are cut
   batch_size: Annotated[int, Positive] = 32  # texts of a step, over all devices and microbatches
-  seed: int = 0
+  seed: int = 0  # of the order of the data, and of what is drawn with them
 
 
 class Example(NamedTuple):

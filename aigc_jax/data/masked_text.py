@@ -32,13 +32,14 @@ LONGEST_CHARACTER = 4  # bytes of UTF-8, so tokens at most
 class MaskedTextData:
   source: str = 'bundled:moby_dick'  # kind:place, see data/sources.py
   validation_source: str | None = None  # None: the last part of `source`
+  # the part that validates, where no validation_source is given
   validation_fraction: Annotated[float, Range('in (0, 1)', above=0, below=1)] = 0.1
   tokenizer: str = 'characters'  # characters, bytes, bpe:SIZE, gpt2; a mask token is added
   sequence_length: Annotated[int, Positive] = 128  # tokens, with those of a frame
   batch_size: Annotated[int, Positive] = 8  # rows of a step, over all devices and microbatches
   # stream: windows of the text, shuffled; documents: whole documents, several to a row
   packing: Literal['stream', 'documents'] = 'stream'
-  seed: int = 0
+  seed: int = 0  # of the order of the data, and of what is drawn with them
   cache_dir: str | None = None  # where large corpora keep their tokens; None: the user's cache folder
 
 

@@ -33,6 +33,7 @@ SHAPE_STEP = 8  # tokens that the lengths of a bucket are rounded up to
 class PairData:
   source: str = 'bundled:en_zh'  # tsv:PATH, jsonl:PATH, bundled:en_zh or bundled:song_ci
   validation_source: str | None = None  # None: a part of `source`
+  # the part that validates, where no validation_source is given
   validation_fraction: Annotated[float, Range('in (0, 1)', above=0, below=1)] = 0.1
   source_field: str | None = None  # a column or JSON field; None: column 1, field 'source'
   target_field: str | None = None  # None: column 2, field 'target'
@@ -41,11 +42,11 @@ class PairData:
   tokenizer: str = 'characters'  # characters, bytes, bpe:SIZE, gpt2
   source_tokenizer: str | None = None  # of sources alone; None: one vocabulary for both
   source_length: Annotated[int, Positive] = 128  # tokens, the end or the template included
-  target_length: Annotated[int, Positive] = 128
+  target_length: Annotated[int, Positive] = 128  # tokens, the end included
   too_long: Literal['cut', 'refuse'] = 'cut'  # what is done with a longer text
   buckets: Annotated[int, Positive] = 1  # groups of like lengths; each is a shape, and compiled once
   batch_size: Annotated[int, Positive] = 32  # pairs of a step, over all devices and microbatches
-  seed: int = 0
+  seed: int = 0  # of the order of the data, and of what is drawn with them
 
 
 class Pair(NamedTuple):

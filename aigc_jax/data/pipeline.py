@@ -21,6 +21,7 @@ Batch = dict[str, np.ndarray]
 class TextData:
   source: str = 'bundled:moby_dick'  # kind:place, see data/sources.py
   validation_source: str | None = None  # None: the last part of `source`
+  # the part that validates, where no validation_source is given
   validation_fraction: Annotated[float, Range('in (0, 1)', above=0, below=1)] = 0.1
   tokenizer: str = 'characters'  # characters, bytes, bpe:SIZE, gpt2
   sequence_length: Annotated[int, Positive] = 128  # tokens
@@ -28,7 +29,7 @@ class TextData:
   # stream: windows of the text, shuffled; contiguous: row i of a batch goes on where row i of the last one ended;
   # documents: whole documents, several to a row
   packing: Literal['stream', 'contiguous', 'documents'] = 'stream'
-  seed: int = 0
+  seed: int = 0  # of the order of the data, and of what is drawn with them
   cache_dir: str | None = None  # where large corpora keep their tokens; None: the user's cache folder
 
 

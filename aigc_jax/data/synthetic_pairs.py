@@ -25,9 +25,9 @@ VALIDATION_SEED = 2**32 - 1
 class SyntheticPairsData:
   source: str = 'synthetic:addition'  # or synthetic:copy, synthetic:reverse
   longest: Annotated[int, Positive] = 3  # digits of a summand, or letters, at most
-  validation_pairs: Annotated[int, Positive] = 1000
-  batch_size: Annotated[int, Positive] = 128
-  seed: int = 0
+  validation_pairs: Annotated[int, Positive] = 1000  # held out
+  batch_size: Annotated[int, Positive] = 128  # pairs of a step, over all devices and microbatches
+  seed: int = 0  # of the order of the data, and of what is drawn with them
 
 
 class Kind(NamedTuple):

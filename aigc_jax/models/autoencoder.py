@@ -82,15 +82,17 @@ class Autoencoder(nn.Module):
 
   image_shape: Annotated[tuple[int, ...], Positive]  # height, width, channels
   classes: Annotated[int, Positive] | None = None  # how many there are, where `conditional`; None: the data's
+  # of the encoder, and of the decoder, which mirrors it
   architecture: Literal['dense', 'convolutional'] = 'dense'
   # Hidden units of the encoder's layers, or channels of its convolutions of stride 2; the decoder mirrors them.
   widths: Annotated[tuple[int, ...], Positive] = (400,)
-  latent_width: Annotated[int, Positive] = 20
+  latent_width: Annotated[int, Positive] = 20  # numbers in a latent
   posterior: Literal['none', 'gaussian'] = 'gaussian'  # none: a plain autoencoder
   conditional: bool = (
     False  # the class joins the encoder's last hidden layer and the latent (Sohn et al. 2015)
   )
-  activation: Literal['relu', 'gelu', 'gelu_tanh', 'relu2'] = 'relu'
+  activation: Literal['relu', 'gelu', 'gelu_tanh', 'relu2'] = 'relu'  # between layers
+  # of pixels, given the latent; see tasks/likelihoods.py
   likelihood: Literal['bernoulli', 'gaussian', 'logistic', 'squared_error'] = 'bernoulli'
   dtype: Any = jnp.float32  # of the computation; parameters and results are float32
 

@@ -31,11 +31,11 @@ class MultilayerPerceptron(nn.Module):
   """Images [batch, height, width, channels] -> logits [batch, classes] through dense layers of `widths` units."""
 
   image_shape: Annotated[tuple[int, ...], Positive]  # height, width, channels
-  classes: Annotated[int, Positive]
-  widths: Annotated[tuple[int, ...], Positive] = (128, 64)
-  activation: Literal['gelu', 'gelu_tanh', 'relu', 'relu2'] = 'relu'
+  classes: Annotated[int, Positive]  # how many there are
+  widths: Annotated[tuple[int, ...], Positive] = (128, 64)  # units of the hidden layers
+  activation: Literal['gelu', 'gelu_tanh', 'relu', 'relu2'] = 'relu'  # between layers
   dropout: Annotated[float, Fraction] | None = None  # after each hidden layer
-  init_scale: Annotated[float, NonNegative] = 1.0
+  init_scale: Annotated[float, NonNegative] = 1.0  # times the deviation of He et al. 2015
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -64,11 +64,12 @@ class ConvolutionalNetwork(nn.Module):
   """
 
   image_shape: Annotated[tuple[int, ...], Positive]  # height, width, channels
-  classes: Annotated[int, Positive]
+  classes: Annotated[int, Positive]  # how many there are
+  # of each convolution; the image is halved after each
   channels: Annotated[tuple[int, ...], Positive] = (32, 64)
-  dense_width: Annotated[int, Positive] = 128
+  dense_width: Annotated[int, Positive] = 128  # units of the hidden dense layer
   dropout: Annotated[float, Fraction] | None = None  # before and after the dense layer
-  init_scale: Annotated[float, NonNegative] = 1.0
+  init_scale: Annotated[float, NonNegative] = 1.0  # times the deviation of He et al. 2015
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -102,15 +103,15 @@ class ResidualNetwork(nn.Module):
   """
 
   image_shape: Annotated[tuple[int, ...], Positive]  # height, width, channels
-  classes: Annotated[int, Positive]
+  classes: Annotated[int, Positive]  # how many there are
   channels: Annotated[tuple[int, ...], Positive] = (32, 64, 128)  # of each stage
   blocks: Annotated[int, Positive] = 1  # of two convolutions each, in every stage
   dropout: Annotated[float, Fraction] | None = None  # before the logits
   normalization_decay: Annotated[float, Decay] = (
     0.9  # of running statistics; PyTorch's momentum is 1 less this
   )
-  normalization_epsilon: Annotated[float, Positive] = 1e-5
-  init_scale: Annotated[float, NonNegative] = 1.0
+  normalization_epsilon: Annotated[float, Positive] = 1e-5  # added to the variance before its root
+  init_scale: Annotated[float, NonNegative] = 1.0  # times the deviation of He et al. 2015
   dtype: Any = jnp.float32
 
   @nn.compact

@@ -16,7 +16,7 @@ class QTable(nn.Module):
   """States [batch] int32 -> values [batch, actions], a number each."""
 
   features: Annotated[int, Positive]  # states
-  actions: Annotated[int, Positive]
+  actions: Annotated[int, Positive]  # how many there are in the world
   initial_value: float = 0.0  # above what is possible, untried actions look good
   dtype: Any = jnp.float32
 
@@ -34,11 +34,12 @@ class QNetwork(nn.Module):
   """
 
   features: Annotated[int, Positive]  # of an observation, or how many states there are
-  actions: Annotated[int, Positive]
-  widths: Annotated[tuple[int, ...], Positive] = (120, 84)
-  activation: Literal['gelu', 'gelu_tanh', 'relu', 'relu2'] = 'relu'
+  actions: Annotated[int, Positive]  # how many there are in the world
+  widths: Annotated[tuple[int, ...], Positive] = (120, 84)  # units of the hidden layers
+  activation: Literal['gelu', 'gelu_tanh', 'relu', 'relu2'] = 'relu'  # between layers
+  # the value of an observation and the advantages of actions have a layer each (Wang et al. 2016)
   dueling: bool = False
-  init_scale: Annotated[float, NonNegative] = 1.0
+  init_scale: Annotated[float, NonNegative] = 1.0  # times the deviation of He et al. 2015
   dtype: Any = jnp.float32
 
   @nn.compact

@@ -39,20 +39,22 @@ class RecurrentEncoderDecoder(nn.Module):
   Fields are those of `config.model`; floats may be traced.
   """
 
-  vocabulary_size: Annotated[int, Positive]
+  vocabulary_size: Annotated[int, Positive]  # how many tokens there are
   source_vocabulary_size: Annotated[int, Positive] | None = None  # None: one vocabulary for both
-  cell: Literal['elman', 'gru', 'lstm'] = 'lstm'
+  cell: Literal['elman', 'gru', 'lstm'] = 'lstm'  # what a step does, see models/recurrence.py
   layers: Annotated[int, Positive] = 1  # of the encoder and of the decoder
   width: Annotated[int, Positive] = 256  # of the decoder, and of each direction of the encoder
   embedding_width: Annotated[int, Positive] | None = None  # None: width
-  bias: bool = True
+  bias: bool = True  # whether layers add one
   layer_norm: bool = False  # of what goes into the gates, and of the LSTM's cell (Ba et al. 2016)
+  # added to the variance, or mean square, before its root
   normalization_epsilon: Annotated[float, Positive] = 1e-5
   dropout: Annotated[float, Fraction] | None = None  # between layers, and before the logits
   variational_dropout: Annotated[float, Fraction] | None = None  # the same units at all steps
   init_scale: Annotated[float, NonNegative] | None = (
     None  # bound of the initial weights; None: 1 / sqrt(width)
   )
+  # orthogonal: a matrix for each gate (Saxe et al. 2014)
   recurrent_init: Literal['uniform', 'orthogonal'] = 'uniform'
   forget_bias: float = 1.0  # added to the LSTM's initial bias there
   dtype: Any = jnp.float32  # of the computation; parameters, states and logits are float32

@@ -191,20 +191,22 @@ class RecurrentNetwork(nn.Module):
   Fields are those of `config.model`; floats may be traced.
   """
 
-  vocabulary_size: Annotated[int, Positive]
-  cell: Literal['elman', 'gru', 'lstm'] = 'lstm'
-  layers: Annotated[int, Positive] = 1
-  width: Annotated[int, Positive] = 256
+  vocabulary_size: Annotated[int, Positive]  # how many tokens there are
+  cell: Literal['elman', 'gru', 'lstm'] = 'lstm'  # what a step does, see models/recurrence.py
+  layers: Annotated[int, Positive] = 1  # recurrent layers, one after another
+  width: Annotated[int, Positive] = 256  # of the state of each layer
   embedding_width: Annotated[int, Positive] | None = None  # None: width
   tie_embeddings: bool = False  # the token vectors are the output weights too (Press & Wolf 2017)
-  bias: bool = True
+  bias: bool = True  # whether layers add one
   layer_norm: bool = False  # of what goes into the gates, and of the LSTM's cell (Ba et al. 2016)
+  # added to the variance, or mean square, before its root
   normalization_epsilon: Annotated[float, Positive] = 1e-5
   dropout: Annotated[float, Fraction] | None = None  # between layers
   variational_dropout: Annotated[float, Fraction] | None = None  # the same units at all steps
   init_scale: Annotated[float, NonNegative] | None = (
     None  # bound of the initial weights; None: 1 / sqrt(width)
   )
+  # orthogonal: a matrix for each gate (Saxe et al. 2014)
   recurrent_init: Literal['uniform', 'orthogonal'] = 'uniform'
   forget_bias: float = 1.0  # added to the LSTM's initial bias there
   dtype: Any = jnp.float32  # of the computation; parameters, states and logits are float32
@@ -293,22 +295,24 @@ class RecurrentClassifier(nn.Module):
   Fields are those of `config.model`; floats may be traced.
   """
 
-  vocabulary_size: Annotated[int, Positive]
-  classes: Annotated[int, Positive]
-  cell: Literal['elman', 'gru', 'lstm'] = 'lstm'
-  layers: Annotated[int, Positive] = 1
+  vocabulary_size: Annotated[int, Positive]  # how many tokens there are
+  classes: Annotated[int, Positive]  # how many there are
+  cell: Literal['elman', 'gru', 'lstm'] = 'lstm'  # what a step does, see models/recurrence.py
+  layers: Annotated[int, Positive] = 1  # recurrent layers, one after another
   width: Annotated[int, Positive] = 128  # of each direction
   embedding_width: Annotated[int, Positive] | None = None  # None: width
-  direction: Literal['forward', 'reversed', 'bidirectional'] = 'bidirectional'
+  direction: Literal['forward', 'reversed', 'bidirectional'] = 'bidirectional'  # in which texts are read
   pooling: Literal['last', 'mean', 'max'] = 'last'  # last: the state after each direction's last token
-  bias: bool = True
+  bias: bool = True  # whether layers add one
   layer_norm: bool = False  # of what goes into the gates, and of the LSTM's cell (Ba et al. 2016)
+  # added to the variance, or mean square, before its root
   normalization_epsilon: Annotated[float, Positive] = 1e-5
   dropout: Annotated[float, Fraction] | None = None  # between layers, and before the logits
   variational_dropout: Annotated[float, Fraction] | None = None  # the same units at all steps
   init_scale: Annotated[float, NonNegative] | None = (
     None  # bound of the initial weights; None: 1 / sqrt(width)
   )
+  # orthogonal: a matrix for each gate (Saxe et al. 2014)
   recurrent_init: Literal['uniform', 'orthogonal'] = 'uniform'
   forget_bias: float = 1.0  # added to the LSTM's initial bias there
   dtype: Any = jnp.float32  # of the computation; parameters and logits are float32

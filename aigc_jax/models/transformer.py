@@ -22,36 +22,43 @@ from aigc_jax.models.layers import ACTIVATIONS, Dense, Dropout
 class Transformer(nn.Module):
   """A decoder: tokens [batch, time] -> logits of each next token [batch, time, vocabulary]."""
 
-  vocabulary_size: Annotated[int, Positive]
+  vocabulary_size: Annotated[int, Positive]  # how many tokens there are
   context_length: Annotated[int, Positive]  # tokens; rotary models may be fed more
-  layers: Annotated[int, Positive] = 4
-  heads: Annotated[int, Positive] = 4
-  width: Annotated[int, Positive] = 128
+  layers: Annotated[int, Positive] = 4  # blocks, one after another
+  heads: Annotated[int, Positive] = 4  # of attention
+  width: Annotated[int, Positive] = 128  # of the vectors between blocks
   # fewer than heads: grouped queries (Ainslie et al. 2023)
   key_value_heads: Annotated[int, Positive] | None = None
   head_width: Annotated[int, Positive] | None = None  # None: width / heads
   # None: 4 x width; swiglu: 8/3 x width, up to a multiple of 32
   mlp_width: Annotated[int, Positive] | None = None
-  positions: Literal['learned', 'rotary', 'sinusoidal', 'none'] = 'learned'
-  rotary_base: Annotated[float, Positive] = 10000.0
-  rotary_scaling: Literal['linear', 'llama3', 'yarn'] | None = None  # these five: see models/rotary.py
-  rotary_factor: Annotated[float, Positive] | None = None
-  rotary_context: Annotated[int, Positive] | None = None  # tokens
-  rotary_low: Annotated[float, Positive] = 1.0  # turns over them
-  rotary_high: Annotated[float, Positive] = 4.0
+  positions: Literal['learned', 'rotary', 'sinusoidal', 'none'] = 'learned'  # how a token's place is told
+  rotary_base: Annotated[float, Positive] = 10000.0  # rotary: the wave lengths are up to about 2 pi times it
+  rotary_scaling: Literal['linear', 'llama3', 'yarn'] | None = (
+    None  # for texts longer than those of training, see models/rotary.py
+  )
+  rotary_factor: Annotated[float, Positive] | None = None  # by which slowed frequencies are divided
+  rotary_context: Annotated[int, Positive] | None = None  # tokens that the model was first trained on
+  # turns over rotary_context up to which a frequency is slowed whole
+  rotary_low: Annotated[float, Positive] = 1.0
+  rotary_high: Annotated[float, Positive] = 4.0  # turns from which a frequency is left as it is
   norm_position: Literal['pre', 'post'] = 'pre'  # each part reads through its norm, or its sum is normalized
+  # of the vectors that each part reads, or writes
   normalization: Literal['layer_norm', 'rms_norm'] = 'layer_norm'
+  # added to the variance, or mean square, before its root
   normalization_epsilon: Annotated[float, Positive] = 1e-5
-  activation: Literal['gelu', 'gelu_tanh', 'relu', 'relu2', 'silu', 'swiglu'] = 'gelu'
-  bias: bool = True
-  query_key_value_bias: bool | None = None  # these two: None: as `bias`
-  mlp_bias: bool | None = None
+  activation: Literal['gelu', 'gelu_tanh', 'relu', 'relu2', 'silu', 'swiglu'] = 'gelu'  # between layers
+  bias: bool = True  # whether layers add one
+  query_key_value_bias: bool | None = None  # None: as `bias`
+  mlp_bias: bool | None = None  # of feed-forward layers; None: as `bias`
+  # queries and keys are normalized, by RMS, before they are compared (Henry et al. 2020)
   query_key_norm: bool = False
   window: Annotated[int, Positive] | None = (
     None  # tokens that a token attends to, itself included; None: all before
   )
-  tie_embeddings: bool = True
+  tie_embeddings: bool = True  # the token vectors are the output weights too (Press & Wolf 2017)
   scale_embeddings: bool = False  # token vectors times sqrt(width)
+  # of attention weights and of what each part writes; None: none
   dropout: Annotated[float, Fraction] | None = None
   init_scale: Annotated[float, NonNegative] = 0.02  # standard deviation of the initial weights
   residual_init: Literal['normal', 'scaled', 'zero'] = (
@@ -165,31 +172,35 @@ class Transformer(nn.Module):
 class TransformerEncoder(nn.Module):
   """An encoder: tokens [batch, time] -> logits of the token at each place [batch, time, vocabulary]."""
 
-  vocabulary_size: Annotated[int, Positive]
+  vocabulary_size: Annotated[int, Positive]  # how many tokens there are
   context_length: Annotated[int, Positive]  # tokens; rotary models may be fed more
-  layers: Annotated[int, Positive] = 4
-  heads: Annotated[int, Positive] = 4
-  width: Annotated[int, Positive] = 128
+  layers: Annotated[int, Positive] = 4  # blocks, one after another
+  heads: Annotated[int, Positive] = 4  # of attention
+  width: Annotated[int, Positive] = 128  # of the vectors between blocks
   # fewer than heads: grouped queries (Ainslie et al. 2023)
   key_value_heads: Annotated[int, Positive] | None = None
   head_width: Annotated[int, Positive] | None = None  # None: width / heads
   # None: 4 x width; swiglu: 8/3 x width, up to a multiple of 32
   mlp_width: Annotated[int, Positive] | None = None
-  positions: Literal['learned', 'rotary', 'sinusoidal', 'none'] = 'learned'
-  rotary_base: Annotated[float, Positive] = 10000.0
+  positions: Literal['learned', 'rotary', 'sinusoidal', 'none'] = 'learned'  # how a token's place is told
+  rotary_base: Annotated[float, Positive] = 10000.0  # rotary: the wave lengths are up to about 2 pi times it
   norm_position: Literal['pre', 'post'] = 'pre'  # each part reads through its norm, or its sum is normalized
+  # of the vectors that each part reads, or writes
   normalization: Literal['layer_norm', 'rms_norm'] = 'layer_norm'
+  # added to the variance, or mean square, before its root
   normalization_epsilon: Annotated[float, Positive] = 1e-5
-  activation: Literal['gelu', 'gelu_tanh', 'relu', 'relu2', 'silu', 'swiglu'] = 'gelu'
-  bias: bool = True
+  activation: Literal['gelu', 'gelu_tanh', 'relu', 'relu2', 'silu', 'swiglu'] = 'gelu'  # between layers
+  bias: bool = True  # whether layers add one
+  # queries and keys are normalized, by RMS, before they are compared (Henry et al. 2020)
   query_key_norm: bool = False
-  tie_embeddings: bool = True
+  tie_embeddings: bool = True  # the token vectors are the output weights too (Press & Wolf 2017)
   embedding_norm: bool = False  # the sum of a token's vectors is normalized
   token_types: Annotated[int, Positive] | None = None  # vectors added by a token's type; None: none
   unused_positions: Annotated[int, NonNegative] = 0  # position vectors before that of the first token
   head_transform: bool = False  # a layer of its own before the output weights, and a bias
   pooler: bool = False  # a layer that reads the first token, for `pooled`
   scale_embeddings: bool = False  # token vectors times sqrt(width)
+  # of attention weights and of what each part writes; None: none
   dropout: Annotated[float, Fraction] | None = None
   init_scale: Annotated[float, NonNegative] = 0.02  # standard deviation of the initial weights
   residual_init: Literal['normal', 'scaled', 'zero'] = (

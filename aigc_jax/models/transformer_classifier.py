@@ -19,25 +19,28 @@ class TransformerClassifier(nn.Module):
   the names of those of `TransformerEncoder`.
   """
 
-  vocabulary_size: Annotated[int, Positive]
-  classes: Annotated[int, Positive]
+  vocabulary_size: Annotated[int, Positive]  # how many tokens there are
+  classes: Annotated[int, Positive]  # how many there are
   context_length: Annotated[int, Positive]  # tokens; rotary models may be fed more
-  layers: Annotated[int, Positive] = 2
-  heads: Annotated[int, Positive] = 4
-  width: Annotated[int, Positive] = 128
+  layers: Annotated[int, Positive] = 2  # blocks, one after another
+  heads: Annotated[int, Positive] = 4  # of attention
+  width: Annotated[int, Positive] = 128  # of the vectors between blocks
   # fewer than heads: grouped queries (Ainslie et al. 2023)
   key_value_heads: Annotated[int, Positive] | None = None
   head_width: Annotated[int, Positive] | None = None  # None: width / heads
   mlp_width: Annotated[int, Positive] | None = (
     None  # None: 4 x width; swiglu: 8/3 x width, up to a multiple of 32
   )
-  positions: Literal['learned', 'rotary', 'none'] = 'learned'
-  rotary_base: Annotated[float, Positive] = 10000.0
+  positions: Literal['learned', 'rotary', 'none'] = 'learned'  # how a token's place is told
+  rotary_base: Annotated[float, Positive] = 10000.0  # rotary: the wave lengths are up to about 2 pi times it
   norm_position: Literal['pre', 'post'] = 'pre'  # each part reads through its norm, or its sum is normalized
+  # of the vectors that each part reads, or writes
   normalization: Literal['layer_norm', 'rms_norm'] = 'layer_norm'
+  # added to the variance, or mean square, before its root
   normalization_epsilon: Annotated[float, Positive] = 1e-5
-  activation: Literal['gelu', 'gelu_tanh', 'relu', 'relu2', 'silu', 'swiglu'] = 'gelu'
-  bias: bool = True
+  activation: Literal['gelu', 'gelu_tanh', 'relu', 'relu2', 'silu', 'swiglu'] = 'gelu'  # between layers
+  bias: bool = True  # whether layers add one
+  # queries and keys are normalized, by RMS, before they are compared (Henry et al. 2020)
   query_key_norm: bool = False
   scale_embeddings: bool = False  # token vectors times sqrt(width)
   embedding_norm: bool = False  # the sum of a token's vectors is normalized
@@ -46,6 +49,7 @@ class TransformerClassifier(nn.Module):
   pooling: Literal['mean', 'first'] = (
     'mean'  # over a text's tokens; of its first one, through a layer and tanh
   )
+  # of attention weights and of what each part writes; None: none
   dropout: Annotated[float, Fraction] | None = None
   init_scale: Annotated[float, NonNegative] = 0.02  # standard deviation of the initial weights
   # cudnn: flash attention, where a call's mask has a structure; auto: as xla, but training puts cudnn in its place

@@ -18,28 +18,32 @@ from aigc_jax.models.layers import Dense, Dropout
 class TransformerEncoderDecoder(nn.Module):
   """Sources [batch, source] and the target's tokens so far [batch, time] -> logits [batch, time, vocabulary]."""
 
-  vocabulary_size: Annotated[int, Positive]
+  vocabulary_size: Annotated[int, Positive]  # how many tokens there are
   context_length: Annotated[int, Positive]  # tokens of either text; rotary models may be fed more
   source_vocabulary_size: Annotated[int, Positive] | None = None  # None: one vocabulary for both
   layers: Annotated[int, Positive] = 4  # of the decoder
   encoder_layers: Annotated[int, Positive] | None = None  # None: as many
-  heads: Annotated[int, Positive] = 4
-  width: Annotated[int, Positive] = 128
+  heads: Annotated[int, Positive] = 4  # of attention
+  width: Annotated[int, Positive] = 128  # of the vectors between blocks
   # fewer than heads: grouped queries (Ainslie et al. 2023)
   key_value_heads: Annotated[int, Positive] | None = None
   head_width: Annotated[int, Positive] | None = None  # None: width / heads
   # None: 4 x width; swiglu: 8/3 x width, up to a multiple of 32
   mlp_width: Annotated[int, Positive] | None = None
-  positions: Literal['learned', 'rotary', 'sinusoidal', 'none'] = 'learned'
-  rotary_base: Annotated[float, Positive] = 10000.0
+  positions: Literal['learned', 'rotary', 'sinusoidal', 'none'] = 'learned'  # how a token's place is told
+  rotary_base: Annotated[float, Positive] = 10000.0  # rotary: the wave lengths are up to about 2 pi times it
   norm_position: Literal['pre', 'post'] = 'pre'  # each part reads through its norm, or its sum is normalized
+  # of the vectors that each part reads, or writes
   normalization: Literal['layer_norm', 'rms_norm'] = 'layer_norm'
+  # added to the variance, or mean square, before its root
   normalization_epsilon: Annotated[float, Positive] = 1e-5
-  activation: Literal['gelu', 'gelu_tanh', 'relu', 'relu2', 'silu', 'swiglu'] = 'gelu'
-  bias: bool = True
+  activation: Literal['gelu', 'gelu_tanh', 'relu', 'relu2', 'silu', 'swiglu'] = 'gelu'  # between layers
+  bias: bool = True  # whether layers add one
+  # queries and keys are normalized, by RMS, before they are compared (Henry et al. 2020)
   query_key_norm: bool = False
-  tie_embeddings: bool = True
+  tie_embeddings: bool = True  # the token vectors are the output weights too (Press & Wolf 2017)
   scale_embeddings: bool = False  # token vectors times sqrt(width)
+  # of attention weights and of what each part writes; None: none
   dropout: Annotated[float, Fraction] | None = None
   init_scale: Annotated[float, NonNegative] = 0.02  # standard deviation of the initial weights
   residual_init: Literal['normal', 'scaled', 'zero'] = (

@@ -23,16 +23,19 @@ class VisionTransformer(nn.Module):
   """
 
   image_shape: Annotated[tuple[int, ...], Positive]  # height, width, channels
-  classes: Annotated[int, Positive]
+  classes: Annotated[int, Positive]  # how many there are
   patch_size: Annotated[int, Positive] = 4  # pixels; divides both sides of an image
-  layers: Annotated[int, Positive] = 4
-  heads: Annotated[int, Positive] = 4
-  width: Annotated[int, Positive] = 64
+  layers: Annotated[int, Positive] = 4  # blocks, one after another
+  heads: Annotated[int, Positive] = 4  # of attention
+  width: Annotated[int, Positive] = 64  # of the vectors between blocks
   mlp_width: Annotated[int, Positive] | None = None  # None: 4 x width; swiglu: 8/3 x width, up to 32s
+  # of the vectors that each part reads, or writes
   normalization: Literal['layer_norm', 'rms_norm'] = 'layer_norm'
+  # added to the variance, or mean square, before its root
   normalization_epsilon: Annotated[float, Positive] = 1e-6
-  activation: Literal['gelu', 'gelu_tanh', 'relu', 'relu2', 'silu', 'swiglu'] = 'gelu'
-  bias: bool = True
+  activation: Literal['gelu', 'gelu_tanh', 'relu', 'relu2', 'silu', 'swiglu'] = 'gelu'  # between layers
+  bias: bool = True  # whether layers add one
+  # of attention weights and of what each part writes; None: none
   dropout: Annotated[float, Fraction] | None = None
   init_scale: Annotated[float, NonNegative] = 0.02  # standard deviation of the initial weights
   # cudnn: flash attention; auto: as xla, but training puts cudnn in its place where that applies

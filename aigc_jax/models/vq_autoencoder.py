@@ -21,10 +21,11 @@ class VectorQuantizedAutoencoder(nn.Module):
   image_shape: Annotated[tuple[int, ...], Positive]  # height, width, channels
   widths: Annotated[tuple[int, ...], Positive] = (64, 64)  # channels after each convolution of stride 2
   residual_blocks: Annotated[int, NonNegative] = 2  # in the encoder, and again in the decoder
-  residual_width: Annotated[int, Positive] = 32
-  code_width: Annotated[int, Positive] = 64
-  codebook_size: Annotated[int, Positive] = 128
+  residual_width: Annotated[int, Positive] = 32  # channels inside a residual block
+  code_width: Annotated[int, Positive] = 64  # numbers in a code
+  codebook_size: Annotated[int, Positive] = 128  # codes
   codebook: Literal['ema', 'gradient'] = 'ema'  # ema: moving averages (their appendix A.1), no gradient
+  # of pixels, given the latent; see tasks/likelihoods.py
   likelihood: Literal['bernoulli', 'gaussian', 'logistic', 'squared_error'] = 'bernoulli'
   dtype: Any = jnp.float32  # of the computation; parameters and results are float32
 

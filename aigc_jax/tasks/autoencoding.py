@@ -51,7 +51,7 @@ class AutoencodingConfig:
   )
   importance_samples: Annotated[int, Positive] | None = None  # evaluation: of the bound on log p(x)
   importance_chunk: Annotated[int, Positive] = 50  # of these, how many at once
-  shown_images: Annotated[int, Positive] = 16
+  shown_images: Annotated[int, Positive] = 16  # of the validation split, given back while training
 
 
 class Parts(NamedTuple):

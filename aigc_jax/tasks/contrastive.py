@@ -39,16 +39,17 @@ SHOWN = 16  # images whose views are shown
 class ContrastiveConfig:
   temperature: Annotated[float, Positive] = 0.5  # that similarities are divided by
   projection_widths: Annotated[tuple[int, ...], Positive] = (128, 64)  # of the layers behind the features
-  # changes of a view; None: none of its kind
-  crop_area: Annotated[float, UnitInterval] | None = 0.2  # the least part of an image that a view shows
+  crop_area: Annotated[float, UnitInterval] | None = (
+    0.2  # the least part of an image that a view shows; None: no cut
+  )
   flip: bool = True  # every second one is mirrored left to right
   jitter: Annotated[float, NonNegative] | None = (
     0.4  # brightness and contrast, and saturation and hue of colours
   )
   blur: Annotated[float, NonNegative] | None = None  # every second one, by up to as many pixels
-  # evaluations: labelled images of each class that a linear probe learns from, and neighbours that vote
+  # evaluations: labelled images of each class that a linear probe learns from
   labels_per_class: Annotated[int, Positive] = 10
-  neighbours: Annotated[int, Positive] = 5
+  neighbours: Annotated[int, Positive] = 5  # of each validation image that vote on its class
 
 
 class Parts(NamedTuple):

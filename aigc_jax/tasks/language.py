@@ -23,8 +23,8 @@ HIGHER_IS_BETTER = ('accuracy',)  # metrics
 @dataclasses.dataclass(frozen=True)
 class LanguageConfig:
   sample_prompt: str = ''  # what the samples shown while training go on from; '': the start of a document
-  sample_tokens: Annotated[int, Positive] = 200
-  sample_temperature: Annotated[float, Positive] = 0.8
+  sample_tokens: Annotated[int, Positive] = 200  # of each sample shown while training
+  sample_temperature: Annotated[float, Positive] = 0.8  # of these samples: what logits are divided by
   carry_state: bool = (
     False  # a recurrent network goes on from its last batch's state: truncated back-propagation
   )

@@ -33,16 +33,17 @@ SHOWN = 16  # images that are shown
 class MaskedImagesConfig:
   crop_size: Annotated[int, Positive] = 4  # pixels of each side of what is hidden or seen
   hidden: Annotated[float, UnitInterval] = 0.6  # the part of crops that is
-  # of what gives pixels back: units that all of an image passes through, and channels from the image inwards
+  # of what gives pixels back: units that all of an image passes through
   hidden_units: Annotated[int, Positive] = 128
+  # of what gives pixels back, from the image inwards
   channels: Annotated[tuple[int, ...], Positive] = (32, 64)
   crop_area: Annotated[float, UnitInterval] | None = (
     None  # images are cut and stretched as in contrastive learning
   )
   flip: bool = True  # every second one is mirrored left to right
-  # evaluations: labelled images of each class that a linear probe learns from, and neighbours that vote
+  # evaluations: labelled images of each class that a linear probe learns from
   labels_per_class: Annotated[int, Positive] = 10
-  neighbours: Annotated[int, Positive] = 5
+  neighbours: Annotated[int, Positive] = 5  # of each validation image that vote on its class
 
 
 class Parts(NamedTuple):

@@ -29,7 +29,7 @@ EVALUATION_SEED = 0  # of what evaluations hide: the same in every run, so that 
 
 @dataclasses.dataclass(frozen=True)
 class MaskedLanguageConfig:
-  mask_token: Annotated[int, NonNegative]  # these four are the tokenizer's
+  mask_token: Annotated[int, NonNegative]  # the tokenizer's, as the next three are
   end_of_text: Annotated[int, NonNegative] | None  # None: there is none
   special_tokens: Annotated[tuple[int, ...], NonNegative] = ()  # others that stand for no text
   vocabulary_size: Annotated[int, Positive] | None = None  # None: the mask is the last token

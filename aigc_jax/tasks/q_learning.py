@@ -28,10 +28,10 @@ MODELS = ('q_network', 'q_table')
 
 @dataclasses.dataclass(frozen=True)
 class QLearningConfig:
-  discount: Annotated[float, UnitInterval] = 0.99
-  epsilon_start: Annotated[float, UnitInterval] = 1.0  # how many actions are random
-  epsilon_end: Annotated[float, UnitInterval] = 0.05
-  # from the one to the other; None: half of all steps
+  discount: Annotated[float, UnitInterval] = 0.99  # what a reward a step later counts (gamma)
+  epsilon_start: Annotated[float, UnitInterval] = 1.0  # the part of actions that is random at first
+  epsilon_end: Annotated[float, UnitInterval] = 0.05  # the same at last
+  # steps from the one to the other; None: half of all steps
   exploration_steps: Annotated[int, Positive] | None = None
   steps_per_update: Annotated[int, Positive] = 1  # that are taken in each world before each update
   replay_size: Annotated[int, Positive] = 10_000  # transitions, of all worlds together

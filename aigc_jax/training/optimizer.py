@@ -22,6 +22,7 @@ INTO_HEADS = re.compile(r'(^|/)(query|key|value)/kernel$')
 
 @dataclass(frozen=True)
 class OptimizerConfig:
+  # the rule of an update; with muon, Adam has what is no hidden matrix
   name: Literal['adamw', 'adam', 'sgd', 'lion', 'muon', 'adafactor', 'rmsprop', 'lamb'] = 'adamw'
   learning_rate: Annotated[float, NonNegative] = (
     1e-3  # the schedule's peak; with muon, that of hidden matrices
@@ -29,6 +30,7 @@ class OptimizerConfig:
   adam_learning_rate: Annotated[float | None, NonNegative] = (
     None  # muon: peak of the rest; None: learning_rate
   )
+  # of the learning rate, after a linear warm-up
   schedule: Literal['constant', 'cosine', 'linear', 'warmup_stable_decay', 'inverse_sqrt'] = 'cosine'
   warmup_steps: Annotated[int, NonNegative] = 0  # may exceed the run, which then ends in warm-up
   decay_steps: Annotated[int | None, Positive] = None  # the step where the decay ends; None: training.steps
@@ -36,14 +38,16 @@ class OptimizerConfig:
     0.5  # warmup_stable_decay: the part of decay_steps that decays
   )
   final_fraction: Annotated[float, UnitInterval] = 0.0  # the rate after the decay, as a part of the peak
+  # decoupled, times the rate; adam, sgd, rmsprop: added to the gradient
   weight_decay: Annotated[float | None, NonNegative] = None
   decay_on: Literal['matrices', 'hidden', 'all'] = 'matrices'  # hidden: matrices less embeddings and head
   clip_norm: Annotated[float | None, Positive] = None  # what the gradients' global norm is scaled down to
-  beta1: Annotated[float, Fraction] = 0.9
-  beta2: Annotated[float, Fraction] = 0.999  # adafactor ignores the betas
+  beta1: Annotated[float, Fraction] = 0.9  # decay of the mean of gradients
+  beta2: Annotated[float, Fraction] = 0.999  # decay of the mean of their squares; adafactor ignores the betas
+  # added to the root of these; adamw, adam, lamb, rmsprop, and the rest with muon
   epsilon: Annotated[float, Positive] = 1e-8
   momentum: Annotated[float | None, Fraction] = None  # sgd, rmsprop
-  muon_momentum: Annotated[float, Fraction] = 0.95
+  muon_momentum: Annotated[float, Fraction] = 0.95  # muon: decay of the mean of gradients
   muon_iterations: Annotated[int, Range('from 2 to 5', least=2, most=5)] = 4  # of Newton-Schulz
   nesterov: bool = False  # adamw, adam, lamb, sgd, rmsprop; muon always does
   average: Annotated[float | None, Fraction] = (
