@@ -11,7 +11,7 @@ SHOWN = 24  # parts that are drawn
 MOST_ROWS, MOST_COLUMNS = 512, 512  # of a drawing; the arrays have all
 NOTES = (
   'Paths are those of the parameters. Size is the root of the mean square; a part that is 0 everywhere is dead. '
-  'Drawings show the first row of a batch: places by units.'
+  'Drawings show the first row of a batch, places by units, or all rows where each is one vector.'
 )
 
 
@@ -43,12 +43,13 @@ def probe(run, reading, parts=None):
 
 
 def drawn(path, array, reading):
-  """The first row of a batch as places by units; of maps, all channels of an image as one matrix of places."""
+  """The first row of a batch as places by units, or all rows where each is one vector; of maps, the pixels in a row."""
   time_first = (
     'layer_' in path.split('/')[-1] or '/inside/' in path or path in ('recurrent', 'encoder', 'decoder')
   )
-  array = array[:, 0] if time_first and array.ndim == 3 and array.shape[1] == 1 else array[0]
-  matrix = array.reshape(-1, array.shape[-1]) if array.ndim > 1 else array[None]
+  if array.ndim > 2:
+    array = array[:, 0] if time_first and array.ndim == 3 and array.shape[1] == 1 else array[0]
+  matrix = array.reshape(-1, array.shape[-1])
   matrix = matrix[:MOST_ROWS, :MOST_COLUMNS]
   tokens = next((known for known in (reading.tokens, reading.sources) if len(known) == len(matrix)), None)
   rows = Axis('token' if tokens else 'place', tokens or [str(i) for i in range(len(matrix))])

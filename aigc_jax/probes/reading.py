@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aigc_jax import data, tasks
+from aigc_jax import data, environments, tasks
 from aigc_jax.errors import UsageError
 from aigc_jax.models import inspection
-from aigc_jax.tasks import translation
+from aigc_jax.tasks import rollouts, translation
 from aigc_jax.tasks.images import as_floats
 from aigc_jax.tasks.masked_language import special
 
@@ -45,7 +45,7 @@ def captured(module, method, variables, inputs, settings):
 
 
 def read(run, text=None, target=None, image=None, row=None, most=64):
-  """The Reading of a text, of images, or of a row of the validation split.
+  """The Reading of a text, of images, of a row of the validation split, or of an episode.
 
   Args:
     run: a TrainedRun.
@@ -59,9 +59,9 @@ def read(run, text=None, target=None, image=None, row=None, most=64):
   """
   form, task = tasks.form_of(run.config), run.config['task']['name']
   if form == 'environment':
-    raise UsageError(
-      f'{run.path}: its task, {task}, reads no text and no images, so there is nothing to look at'
-    )
+    if any(given is not None for given in (text, target, image)):
+      raise UsageError(f'{run.path}: its task, {task}, acts in a world; row is the number of an episode')
+    return of_episode(run, row or 0, most)
   if form == 'images':
     if text is not None or target is not None:
       raise UsageError(f'text: {run.path} reads images; give image, or row of the validation split')
@@ -223,6 +223,16 @@ def shown(tokenizer, ids):
         text, held = held[: error.start].decode() + PART, held[error.start :] if whole else b''
       texts.append(text)
   return texts
+
+
+def of_episode(run, number, most):
+  """The Reading of what is observed in the first steps of an episode that the run plays greedily."""
+  environment, module = environments.make(run.config['data']['source']), run.model
+  values_of = lambda params, observations: module.apply({'params': params}, observations)
+  states, _, alive = rollouts.watcher(environment, values_of)(run.params, jax.random.key(number), 1)
+  steps = min(int(alive.sum()), most)
+  observed = jax.vmap(environment.observe)(jax.tree.map(lambda leaf: jnp.asarray(leaf[:steps, 0]), states))
+  return Reading(module, {'params': run.params}, (observed,), {}, None, [], [], None, None, None)
 
 
 def given_images(run, images):

@@ -8,6 +8,7 @@ import torch
 
 from aigc_jax.errors import UsageError
 from tests import tiny, tiny_images
+from tests.tasks import test_q_learning
 
 
 @pytest.fixture(scope='module')
@@ -104,6 +105,16 @@ def test_every_family_of_images_tells_its_activations(runs, name):
   assert len(found) > 3
   assert all(np.isfinite(array).all() for array in found.values())
   assert all(len(array) == 8 for path, array in found.items() if 'block' in path or 'convolution' in path)
+
+
+def test_a_network_of_values_is_seen_over_an_episode_that_it_plays(tmp_path):
+  run = tiny.train(test_q_learning.config_of(), tmp_path / 'run')
+  found = run.probe('activations', row=3).arrays
+  assert {name: array.shape[1] for name, array in found.items()} == {'output': 2, 'hidden_0': 16, 'head': 2}
+  steps = len(found['output'])
+  assert 1 < steps <= 48
+  with pytest.raises(UsageError, match='acts in a world'):
+    run.probe('activations', text='a whale')
 
 
 def test_what_does_not_fit_is_one_line(runs):
