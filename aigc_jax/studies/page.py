@@ -133,8 +133,12 @@ def mean_of(values, digits):
 
 
 def source_of(line):
+  """Where the reference is from: of another line, in what that differs from this one."""
   value, source = line.reference.value, line.reference.source
-  return f'{value.arm}, {value.measure}; {source}' if isinstance(value, Mean) else source
+  if not isinstance(value, Mean):
+    return source
+  here = Mean(line.arm.name, line.measure.name)
+  return '; '.join([*(there for there, own in zip(value, here, strict=True) if there != own), source])
 
 
 def tolerance_of(reference, digits):

@@ -116,7 +116,7 @@ def check_page(page, trained):
   assert gone[:4] == ['gone', 'loss', '0 of 3', '']
   assert gone[4:] == [
     f'{statistics.mean(last):.3f}',
-    'lanes, loss; twice the steps',
+    'lanes; twice the steps',
     'at most, plus 0.500',
     'skipped',
     '',
