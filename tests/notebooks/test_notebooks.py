@@ -39,6 +39,7 @@ QUICK = {  # in the place of the numbers in the cell `parameters`
     'sequence_length': 64,
     'small_steps': 4,
   },
+  '5_your_own_model_and_task': {'steps': 4, 'width': 16, 'lane_steps': 4},
 }
 # how many pictures there are at least, how many pages, and texts that stand in what cells give
 SHOWS = {
@@ -46,6 +47,7 @@ SHOWS = {
   '2_sweep_as_lanes': (1, 4, [r'4 trials as lanes', r'4 of 4 trials ended, 0 failed', r'as a lane \d']),
   '3_latent_space_of_a_vae': (5, 2, [r'nats in all', r'bound of 5 samples -\d']),
   '4_import_fine_tune_export': (1, 2, [r'of a logit: \d\.\de-', r'of a logit after', r'bits a token']),
+  '5_your_own_model_and_task': (2, 1, [r'add --trust', r'devices: 8 of 8 cpu', r'8 trials as lanes']),
 }
 books = pytest.mark.parametrize('book', BOOKS, ids=lambda book: book.stem)
 
@@ -56,6 +58,11 @@ def read(book):
 
 def code_of(notebook):
   return [cell for cell in notebook.cells if cell.cell_type == 'code']
+
+
+def install_of(notebook):
+  (cell,) = (cell for cell in code_of(notebook) if '%pip' in cell.source)
+  return cell
 
 
 def parameters_of(notebook):
@@ -104,7 +111,7 @@ def test_parameters_are_there(book):
 @pytest.mark.parametrize('clone', [True, False])
 def test_install_cell(clone, tmp_path, monkeypatch):
   """Where the package is missing, all notebooks install it by one cell: from a clone around them, or from its page."""
-  (source,) = {code_of(read(book))[0].source for book in BOOKS}
+  (source,) = {install_of(read(book)).source for book in BOOKS}
   (tmp_path / 'notebooks').mkdir()
   if clone:
     (tmp_path / 'aigc_jax').mkdir()
@@ -135,13 +142,14 @@ def test_runs(book, tmp_path, monkeypatch):
   NotebookClient(
     notebook, timeout=300, kernel_name='python3', resources={'metadata': {'path': str(tmp_path)}}
   ).execute()
-  install, *others = code_of(notebook)
-  assert install.outputs == []  # the package is here
-  outputs = [output for cell in others for output in cell.outputs]
+  assert install_of(notebook).outputs == []  # the package is here
+  outputs = [output for cell in code_of(notebook) for output in cell.outputs]
   found = [output.get('data', {}) for output in outputs]
   pictures, pages, texts = SHOWS[book.stem]
   assert sum('image/png' in data for data in found) >= pictures
   assert sum('text/html' in data for data in found) >= pages
   said = ''.join(output.get('text') or output.get('data', {}).get('text/plain', '') for output in outputs)
+  told = [output.text for output in outputs if output.get('name') == 'stderr']
+  assert not re.search(r'^(step|run folder)', ''.join(told), re.M)  # which is shown as an error
   for text in texts:
     assert re.search(text, said), f'{text!r} is not in {said}'
