@@ -107,6 +107,7 @@ def test_hidden_stripes_are_learned_and_shown_and_a_classifier_begins_with_them(
     ({'crop_size': 9}, 'crop_size: 9 pixels are more than the images have; use 8 or less'),
     ({'channels': ()}, 'channels: is empty'),
     ({'hidden': 1.5}, r'task.hidden'),
+    ({'hidden': 0.0}, r'task.hidden: .* above 0, up to 1'),
   ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, sections, message):
