@@ -69,7 +69,8 @@ def features(model, params, extra, images):
 def labelled(batch, per_class, classes):
   """{'images', 'labels'} [images]: the first `per_class` of each class, class by class in turn.
 
-  Of the data set that lives on the device, or of the batch where none does. Where a class has fewer, others have more.
+  Of what lives on the device: the data set, or the first of each class of a larger one; of the batch where nothing
+  does. Where a class has fewer, others have more.
   """
   found = batch.get('resident', batch)
   labels = jnp.asarray(found['labels'])

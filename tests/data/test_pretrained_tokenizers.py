@@ -257,9 +257,9 @@ def test_a_text_without_tokens_is_the_token_that_texts_begin_with_or_refused(tmp
   plain, begins = read(write_plain(tmp_path / 'plain')), read(write_plain(tmp_path / 'begins', '<start>'))
   assert generation.prompts_of(begins, ['', 'me'])[1] == [[3], [2]]
   assert generation.prompts_of(plain, ['call me'])[1][0].tolist() == [1, 2]
-  with pytest.raises(UsageError, match="prompt '': has no tokens, .* give a prompt, as in --prompt="):
+  with pytest.raises(UsageError, match=r"prompt '': has no tokens, .* give a prompt, as in --prompt="):
     generation.prompts_of(plain, ['me', ''])
-  with pytest.raises(UsageError, match='cannot encode the text: .*UNK'):
+  with pytest.raises(UsageError, match=r'cannot encode the text: .*UNK'):
     generation.prompts_of(plain, ['whale'])
   (tmp_path / 'a.txt').write_text('me call me call me call')
   source = f'text:{tmp_path}/a.txt'
