@@ -78,7 +78,8 @@ class Task(NamedTuple):
     the next batch of the split and forgotten after the last.
   collect(params, extra, batch, context) -> (extra, batch): makes the batch to learn from (masks tokens, draws views,
     acts in an environment). Sees the whole step's batch, before microbatches; no gradient passes through it. Where
-    the data set lives on the device, batch['resident'] is all of it, and what is returned has rows alone.
+    the data set lives on the device, batch['resident'] is all of it, and batch['rows'] are those to take; beside rows
+    of a larger set, 'resident' is but the first of each class. What is returned has rows alone.
   evaluate(params, extra, batch, context) -> {name: (sum, weight)} over one validation batch; None: the loss's
     metrics and its 'loss'. Here, and in the loss where it does not train, sums and weights may be arrays (one for
     each class).

@@ -17,6 +17,7 @@ from aigc_jax.data.pipeline import Dataset
 from aigc_jax.errors import DataError, nearest
 
 RESIDENT_BYTES = 512 << 20  # the most that a set may take of a device's memory
+FIRST_BYTES = 128 << 20  # of a larger set, the most that the first of each class take there
 DRAWN_ROWS = 1024  # images binarized at a time
 
 
@@ -40,8 +41,9 @@ def load(data_config: dict[str, Any]) -> Dataset:
   """The images that `config.data` describes.
 
   A training batch holds 'rows' (int32 [batch]) of `resident`, or 'images' ([batch, height, width, channels], uint8
-  or float32 in [0, 1]) and 'labels' (int32 [batch]) where the set is too large for that; 'mask' (float32 [batch])
-  always. A validation batch holds 'images', 'labels' and 'mask', 0 at the padding of the last one.
+  or float32 in [0, 1]) and 'labels' (int32 [batch]) where the set is too large for that, and `resident` is but the
+  first of each class; 'mask' (float32 [batch]) always. A validation batch holds 'images', 'labels' and 'mask', 0 at
+  the padding of the last one.
   Raises UsageError (config) and DataError (files).
   """
   config = batches.checked(ImageData, data_config)
@@ -81,6 +83,16 @@ def first_of_each(part, count):
   """Of a Part the first `count` images of each class, in their order."""
   rows = [np.flatnonzero(part.labels == label)[:count] for label in np.unique(part.labels)]
   chosen = np.sort(np.concatenate(rows))
+  return Part(part.images[chosen], part.labels[chosen])
+
+
+def first_of_all(part, count):
+  """Of a Part at most `count` images: the first of each class, then the second of each, and so on."""
+  by_class = np.argsort(part.labels, kind='stable')
+  labels = part.labels[by_class]
+  rank = np.empty(len(labels), np.int64)  # 0 for the first of its class, 1 for the second, ...
+  rank[by_class] = np.arange(len(labels)) - np.searchsorted(labels, labels)
+  chosen = np.argsort(rank, kind='stable')[:count]
   return Part(part.images[chosen], part.labels[chosen])
 
 
@@ -188,12 +200,14 @@ def _dataset(config, train, validation, facts):
   if train is None:
     return Dataset(None, batches.no_training, validation_batches, size, facts)
   rows_of = batches.shuffled_rows(len(train.images), batch_size, config['seed'])
-  resident = train._asdict() if train.images.nbytes <= RESIDENT_BYTES else None
+  whole = train.images.nbytes <= RESIDENT_BYTES
+  most = FIRST_BYTES // train.images[0].nbytes
+  resident = (train if whole else first_of_all(train, most))._asdict()
 
   def train_batch(step, part=batches.WHOLE):
     rows, _ = rows_of(step, part)
     mask = np.ones(len(rows), np.float32)
-    if resident:
+    if whole:
       return {'rows': rows, 'mask': mask}
     return {'images': train.images[rows], 'labels': train.labels[rows], 'mask': mask}
 

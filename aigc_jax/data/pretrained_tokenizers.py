@@ -115,10 +115,11 @@ def parts(saved) -> dict[str, Any]:
 
   try:
     library = Tokenizer.from_str(json.dumps(saved['library']))
+    library.no_truncation()
+    library.no_padding()
+    plain, framed = (library.encode('a', add_special_tokens=frame).ids for frame in (False, True))
   except Exception as error:  # the library raises plain Exception
     raise ValueError(str(error)) from None
-  library.no_truncation()
-  library.no_padding()
   vocabulary = library.get_vocab(with_added_tokens=True)
   if max(vocabulary.values(), default=0) >= MOST:  # a list has a place for each number below
     raise ValueError(f'it numbers a token {max(vocabulary.values()):,}, and {MOST:,} is too many')
@@ -128,13 +129,17 @@ def parts(saved) -> dict[str, Any]:
   )
   mask = named('mask_token', MASK, '<mask>')
   end = named('eos_token', named_token(saved, 'sep_token'), '<|endoftext|>', '[SEP]', '</s>')
-  plain = library.encode('a', add_special_tokens=False).ids
-  framed = library.encode('a').ids
+  one = lambda token: () if token is None else (token,)
+  begin = named('bos_token', '<|begin_of_text|>', '<bos>', '<s>')
   at = next((i for i in range(len(framed)) if framed[i : i + len(plain)] == plain), 0)
   prefix, suffix = tuple(framed[:at]), tuple(framed[at + len(plain) :])
 
   def encode_all(texts):
-    found = library.encode_batch_fast([sources.whole_characters(t) for t in texts], add_special_tokens=False)
+    whole = [sources.whole_characters(text) for text in texts]
+    try:
+      found = library.encode_batch_fast(whole, add_special_tokens=False)
+    except Exception as error:  # of a vocabulary without a token for what it lacks
+      raise UsageError(f'the tokenizer cannot encode the text: {error}') from None
     return [np.array(encoding.ids, np.int32) for encoding in found]
 
   def encode_whole_masked(text):
@@ -145,7 +150,7 @@ def parts(saved) -> dict[str, Any]:
     'name': NAME,
     'pieces': pieces(vocabulary, special, saved['library']),
     'encode_all': encode_all,
-    'separator': (() if end is None else (end,)) + prefix,
+    'separator': (one(end) + prefix) or one(begin),
     'end_of_text': end,
     'saved': saved,
     'mask_token': mask,

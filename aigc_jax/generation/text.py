@@ -31,11 +31,17 @@ class Prompts(NamedTuple):
 def prompts_of(tokenizer, texts) -> Prompts:
   """Text that goes on from each of `texts`; from an empty one, at the beginning of a document.
 
-  Raises UsageError for characters that the tokenizer lacks.
+  Raises UsageError for characters that the tokenizer lacks, and for texts without tokens where none begins a document.
   """
   before = [] if tokenizer.suffix else tokenizer.prefix  # of a tokenizer for models that write
   encoded = [np.array([*before, *ids], np.int32) for ids in tokenizer.encode_all(list(texts))]
   separator = np.array(tokenizer.separator, np.int32)
+  if not len(separator) and not all(map(len, encoded)):
+    text = next(text for text, ids in zip(texts, encoded, strict=True) if not len(ids))
+    raise UsageError(
+      f'prompt {text!r}: has no tokens, and the tokenizer has none that a text begins with; give a prompt, as in '
+      '--prompt="The"'
+    )
   return Prompts(list(texts), [ids if len(ids) else separator for ids in encoded])
 
 

@@ -46,13 +46,15 @@ def random_resized_crop(key, images, least_area, ratio=4 / 3):
   """Cuts a rectangle out of each image, anywhere, and stretches it to the whole size, as float32.
 
   Its area is at least the part `least_area` of the image's, which may be traced, and its sides are up to `ratio` from
-  the image's own proportions (Szegedy et al. 2015, section 6). Pixels are linear between their neighbours.
+  the image's own proportions (Szegedy et al. 2015, section 6), less where no such rectangle of its area would fit.
+  Pixels are linear between their neighbours.
   """
   images = as_floats(images)
   area_key, ratio_key, place_key = jax.random.split(key, 3)
   batch, height, width, _ = images.shape
   area = least_area + (1 - least_area) * jax.random.uniform(area_key, (batch,))
-  log_ratio = jax.random.uniform(ratio_key, (batch,), minval=-1.0, maxval=1.0) * jnp.log(ratio)
+  widest = jnp.minimum(jnp.log(ratio), -jnp.log(area))  # beyond it a side would be longer than the image's
+  log_ratio = jax.random.uniform(ratio_key, (batch,), minval=-1.0, maxval=1.0) * widest
   sides = [
     jnp.minimum(jnp.sqrt(area * jnp.exp(sign * log_ratio)), 1.0) for sign in (-1, 1)
   ]  # parts of the image's

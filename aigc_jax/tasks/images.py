@@ -43,9 +43,12 @@ def gather(batch):
   """
   if 'resident' not in batch:
     return batch
+  own = {name: value for name, value in batch.items() if name not in ('rows', 'resident')}
+  if 'rows' not in batch:  # of a set that is too large to lie there whole
+    return own
   # rows lie within the set, so nothing needs to be checked or filled in
   taken = {name: array.at[batch['rows']].get(mode='promise_in_bounds') for name, array in _arrays(batch)}
-  return {name: value for name, value in batch.items() if name not in ('rows', 'resident')} | taken
+  return own | taken
 
 
 def _arrays(batch):

@@ -131,7 +131,7 @@ def build(config):
       decoder,
       params,
       dataset.tokenizer,
-      generation.prompts_of(dataset.tokenizer, [task['sample_prompt']]),
+      sample_prompts(task['sample_prompt'], dataset),
       max_new_tokens=task['sample_tokens'],
       sampling=sampling,
       seed=seed,
@@ -153,6 +153,18 @@ def build(config):
     unit='tokens',
     higher_is_better=HIGHER_IS_BETTER,
   )
+
+
+def sample_prompts(text, dataset):
+  """What samples go on from: `text`, or the start of a document.
+
+  That is the first token that validates where the tokenizer has none that documents begin with.
+  """
+  tokenizer = dataset.tokenizer
+  if text or tokenizer.separator:
+    return generation.prompts_of(tokenizer, [text])
+  first = next(dataset.validation_batches())['inputs'][0, :1]
+  return generation.Prompts([tokenizer.decode(first)], [first])
 
 
 def restarted(carry, begins):

@@ -44,6 +44,7 @@ def info_nce(views, mask, temperature, context):
 
   Returns:
     (nats [batch], the mean over an image's two views; how many of the two are found first of all [batch], as a part).
+    A view that is as near as others counts as if one of these were drawn: where all are alike, little is found.
   """
   views = views.astype(jnp.float32)
   views = views * jax.lax.rsqrt(jnp.square(views).sum(-1, keepdims=True) + 1e-12)
@@ -57,7 +58,8 @@ def info_nce(views, mask, temperature, context):
   similarity = jnp.where((candidates != places) & (real > 0), similarity, jnp.finfo(jnp.float32).min)
   pair = jnp.take_along_axis(similarity, places ^ 1, 1)[:, 0]  # views of an image lie side by side
   nats = jnp.where(jnp.repeat(mask, 2) > 0, jax.nn.logsumexp(similarity, 1) - pair, 0.0)
-  found = similarity.max(1) <= pair
+  nearest = similarity.max(1)
+  found = (pair >= nearest) / (similarity >= nearest[:, None]).sum(1)
   return nats.reshape(batch, 2).mean(1), found.reshape(batch, 2).mean(1)
 
 

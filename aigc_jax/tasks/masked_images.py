@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from aigc_jax import models
-from aigc_jax.config import Positive, UnitInterval
+from aigc_jax.config import Positive, Range, UnitInterval
 from aigc_jax.errors import UsageError
 from aigc_jax.models.image_heads import PixelHead
 from aigc_jax.task import Context, Task
@@ -32,7 +32,7 @@ SHOWN = 16  # images that are shown
 @dataclasses.dataclass(frozen=True)
 class MaskedImagesConfig:
   crop_size: Annotated[int, Positive] = 4  # pixels of each side of what is hidden or seen
-  hidden: Annotated[float, UnitInterval] = 0.6  # the part of crops that is
+  hidden: Annotated[float, Range('above 0, up to 1', above=0, most=1)] = 0.6  # the part of crops that is
   # of what gives pixels back: units that all of an image passes through
   hidden_units: Annotated[int, Positive] = 128
   # of what gives pixels back, from the image inwards

@@ -69,7 +69,8 @@ def features(model, params, extra, images):
 def labelled(batch, per_class, classes):
   """{'images', 'labels'} [images]: the first `per_class` of each class, class by class in turn.
 
-  Of the data set that lives on the device, or of the batch where none does. Where a class has fewer, others have more.
+  Of what lives on the device: the data set, or the first of each class of a larger one; of the batch where nothing
+  does. Where a class has fewer, others have more.
   """
   found = batch.get('resident', batch)
   labels = jnp.asarray(found['labels'])
@@ -156,9 +157,7 @@ def drawn_map(features, labels, names):
   """Features [n, width] on their first two principal axes, a colour for each class: uint8 [height, width, 3]."""
   from matplotlib.figure import Figure  # a picture in hundreds of steps: not at every start
 
-  centred = features - features.mean(0)
-  _, sizes, axes = np.linalg.svd(centred, full_matrices=False)
-  points, shares = centred @ axes[:2].T, np.square(sizes) / np.square(sizes).sum()
+  points, shares = principal(features)
   names, families = legible(names)
   figure = Figure(figsize=(7, 5.5), dpi=120, layout='constrained')
   plot = figure.add_subplot()
@@ -173,6 +172,19 @@ def drawn_map(features, labels, names):
       loc='center left', bbox_to_anchor=(1, 0.5), frameon=False, prop={'family': families}, markerscale=2
     )
   return rendered(figure)
+
+
+def principal(features):
+  """([n, 2] where features [n, width] lie on their first two principal axes, the shares of the variance [2]).
+
+  0 along axes that there are not: of one image, of features of width 1, or of those that are all alike.
+  """
+  centred = features.astype(np.float64)  # whose squares are neither 0 nor infinite
+  centred -= centred.mean(0)
+  _, sizes, axes = np.linalg.svd(centred, full_matrices=False)
+  missing = max(0, 2 - len(sizes))
+  points, sizes = np.pad(centred @ axes[:2].T, ((0, 0), (0, missing))), np.pad(sizes, (0, missing))
+  return points, np.square(sizes[:2]) / (np.square(sizes).sum() or 1)
 
 
 def plot_colour(i, count):

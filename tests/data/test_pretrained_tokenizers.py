@@ -6,12 +6,13 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import transformers
-from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from aigc_jax import data
+from aigc_jax import data, generation
 from aigc_jax.data import pretrained_tokenizers, tokenizers
 from aigc_jax.errors import DataError, UsageError
 from aigc_jax.interop import folders
+from aigc_jax.tasks import language
 
 TEXTS = [
   'Call me Ishmael. Some years ago, never mind how long precisely!',
@@ -238,3 +239,30 @@ def test_files_that_cannot_be_used_are_refused(tmp_path):
   (tmp_path / 'tokenizer.json').write_text('{"version": "1.0"}')
   with pytest.raises(DataError, match='its tokenizer cannot be used'):
     read(tmp_path)
+
+
+def write_plain(folder, begin=None):
+  """Words alone, without any special token but, where it is named, one that texts begin with."""
+  folder.mkdir()
+  words = ['a', 'call', 'me', *([begin] if begin else [])]
+  library = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}))
+  library.pre_tokenizer = pre_tokenizers.Whitespace()
+  library.save(str(folder / 'tokenizer.json'))
+  settings = {'tokenizer_class': 'PreTrainedTokenizerFast'} | ({'bos_token': begin} if begin else {})
+  (folder / 'tokenizer_config.json').write_text(json.dumps(settings))
+  return folder
+
+
+def test_a_text_without_tokens_is_the_token_that_texts_begin_with_or_refused(tmp_path):
+  plain, begins = read(write_plain(tmp_path / 'plain')), read(write_plain(tmp_path / 'begins', '<start>'))
+  assert generation.prompts_of(begins, ['', 'me'])[1] == [[3], [2]]
+  assert generation.prompts_of(plain, ['call me'])[1][0].tolist() == [1, 2]
+  with pytest.raises(UsageError, match=r"prompt '': has no tokens, .* give a prompt, as in --prompt="):
+    generation.prompts_of(plain, ['me', ''])
+  with pytest.raises(UsageError, match=r'cannot encode the text: .*UNK'):
+    generation.prompts_of(plain, ['whale'])
+  (tmp_path / 'a.txt').write_text('me call me call me call')
+  source = f'text:{tmp_path}/a.txt'
+  config = {'source': source, 'validation_source': source, 'batch_size': 2, 'sequence_length': 4}
+  begun = language.sample_prompts('', data.load(config, plain))
+  assert (begun.texts, [ids.tolist() for ids in begun.tokens]) == (['me'], [[2]]), 'samples of training runs'

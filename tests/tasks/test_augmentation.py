@@ -104,15 +104,17 @@ def test_a_resized_crop_is_a_stretched_rectangle():
     at = np.clip(begin[i] + (np.arange(size) + 0.5) * length[i] / size - 0.5, 0, size - 1)
     np.testing.assert_allclose(weights[i] @ values, np.interp(at, np.arange(size), values), rtol=1e-5)
   np.testing.assert_allclose(weights[1], np.eye(size), atol=1e-6)  # the whole stays as it is
-  whole = augmentation.random_resized_crop(KEY, PIXELS, 1.0, ratio=1.0)
+  whole = augmentation.random_resized_crop(KEY, PIXELS, 1.0)
   np.testing.assert_allclose(whole, PIXELS / np.float32(255), atol=1e-6)
+  assert np.isfinite(augmentation.random_resized_crop(KEY, PIXELS, 0.0)).all()
 
 
 def test_a_resized_crop_has_the_area_that_it_is_asked_for():
   """Of a picture whose pixels are their own coordinates, the corners tell what was cut out."""
   rows, columns = np.meshgrid(np.arange(20.0), np.arange(30.0), indexing='ij')
   image = (np.stack([rows, columns], -1) / 30).astype(np.float32)
-  found = np.asarray(augmentation.random_resized_crop(KEY, np.repeat(image[None], 400, 0), 0.3)) * 30
+  images = np.repeat(image[None], 400, 0)
+  found = np.asarray(augmentation.random_resized_crop(KEY, images, 0.3)) * 30
   height = (
     (found[:, -2, 1, 0] - found[:, 1, 1, 0]) / 17 * 20
   )  # from the middle of one pixel to that of another
@@ -124,6 +126,9 @@ def test_a_resized_crop_has_the_area_that_it_is_asked_for():
   assert np.abs(skew).max() < np.log(4 / 3) + 0.02
   assert skew.min() < -0.2 < 0.2 < skew.max()
   assert np.ptp(found[:, 0, 0, 0]) > 5
+  large = np.asarray(augmentation.random_resized_crop(KEY, images, 0.9)) * 30
+  height, width = large[:, -2, 1, 0] - large[:, 1, 1, 0], large[:, 1, -2, 1] - large[:, 1, 1, 1]
+  assert 0.89 < (height / 17 * width / 27).min() < 0.91
 
 
 def test_a_blur_is_the_gaussian_that_scipy_has():

@@ -61,6 +61,15 @@ def test_the_nearest_are_found_where_views_agree(views):
   assert float(nats.max()) < 0.5
 
 
+@pytest.mark.parametrize('value', [0.0, 1.0])
+def test_views_that_are_all_alike_are_found_by_chance(value):
+  """An encoder that says the same of all images has not told them apart."""
+  views, mask = np.full((6, 2, 5), value, np.float32), np.array([1, 1, 0, 1, 1, 1], np.float32)
+  nats, found = info_nce(views, mask, 0.5, ALONE)
+  np.testing.assert_allclose(nats[mask > 0], np.log(9), rtol=1e-6)
+  np.testing.assert_allclose(found[mask > 0], 1 / 9, rtol=1e-6)
+
+
 def test_devices_see_the_negatives_of_all(views):
   """Value and slope of a batch over three devices: those of one."""
   mask = np.array([1, 1, 0, 1, 1, 0], np.float32)

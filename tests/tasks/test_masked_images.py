@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from aigc_jax import api
+from aigc_jax.data import images
 from aigc_jax.errors import UsageError
 from aigc_jax.task import Context
 from aigc_jax.training import prepare
@@ -73,6 +74,20 @@ def test_padding_counts_for_nothing(begun):
   assert float(first[1][0]) == float((batch['hidden'] * mask[:, None, None]).sum())
 
 
+def test_labelled_images_of_a_set_too_large_for_the_device_are_the_first_of_each_class(tmp_path, monkeypatch):
+  """As of one that lies there: five of each of three classes are more than a batch of eight has."""
+  found = []
+  for most in (images.RESIDENT_BYTES, 0):
+    monkeypatch.setattr(images, 'RESIDENT_BYTES', most)
+    experiment = prepare.prepare(api.read_config(config(tmp_path, task={'labels_per_class': 5})))
+    batch = experiment.dataset.example()
+    params, extra = experiment.task.init(jax.random.key(0), batch)
+    _, drawn = experiment.task.collect(params, extra, batch, CONTEXT)
+    found.append((extra['labelled'], drawn))
+  jax.tree.map(np.testing.assert_array_equal, *found)
+  assert np.bincount(found[1][0]['labels']).tolist() == [5, 5, 5]
+
+
 def test_nothing_hidden_is_a_batch_of_no_weight(begun):
   task, params, extra, batch = begun
   total, (weight, _, _) = task.loss(params, extra, batch | {'hidden': 0 * batch['hidden']}, CONTEXT)
@@ -107,6 +122,7 @@ def test_hidden_stripes_are_learned_and_shown_and_a_classifier_begins_with_them(
     ({'crop_size': 9}, 'crop_size: 9 pixels are more than the images have; use 8 or less'),
     ({'channels': ()}, 'channels: is empty'),
     ({'hidden': 1.5}, r'task.hidden'),
+    ({'hidden': 0.0}, r'task.hidden: .* above 0, up to 1'),
   ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, sections, message):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.optimize
 import scipy.special
 
@@ -65,6 +66,34 @@ def test_the_labelled_images_are_the_first_of_each_class():
   np.testing.assert_array_equal(same['images'], found['images'])
   uneven = representations.labelled({'images': images[:4], 'labels': labels[:4]}, 2, 3)
   assert len(uneven['labels']) == 4, 'no more than there are'
+
+
+def test_principal_axes_are_those_of_the_covariance():
+  features, _ = clouds(60)
+  points, shares = representations.principal(features)
+  values, axes = np.linalg.eigh(np.cov(features.T.astype(np.float64)))
+  np.testing.assert_allclose(shares, values[::-1][:2] / values.sum(), rtol=1e-6)
+  along = (features - features.mean(0)) @ axes[:, ::-1][:, :2]
+  np.testing.assert_allclose(np.abs(points), np.abs(along), rtol=1e-3, atol=1e-4)  # float32 features
+  for scale in (1e-30, 1e30):
+    np.testing.assert_allclose(representations.principal(features * np.float32(scale))[1], shares, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ('features', 'shares'),
+  [
+    (np.ones((1, 5), np.float32), (0, 0)),  # one image
+    (np.ones((1, 1), np.float32), (0, 0)),
+    (np.arange(4, dtype=np.float32)[:, None], (1, 0)),  # one number for each
+    (np.full((4, 5), 3, np.float32), (0, 0)),  # all alike
+  ],
+)
+def test_a_map_without_two_axes_is_flat(features, shares):
+  points, found = representations.principal(features)
+  assert points.shape == (len(features), 2)
+  np.testing.assert_array_equal(found, shares)
+  picture = representations.drawn_map(features, np.zeros(len(features), int), ['plain'])
+  assert (picture != 255).any()
 
 
 def test_a_map_has_a_colour_for_each_class():
