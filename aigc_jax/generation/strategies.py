@@ -28,7 +28,8 @@ class Sampling(NamedTuple):
 
   greedy: take the most probable token (after the processors); the other choices are then ignored.
   temperature: divides the logits; below 1 sharpens, above 1 flattens.
-  top_k: keep the k most probable tokens, and ties with the last of them (Fan et al. 2018). Structure: an int.
+  top_k: keep the k most probable tokens (Fan et al. 2018), and ties with the last of them (of large vocabularies
+    some). Structure: an int.
   top_p: keep the fewest most probable tokens whose probabilities add up to top_p (Holtzman et al. 2020).
   min_p: keep tokens at least min_p times as probable as the most probable one (Nguyen et al. 2024).
   processors: what looks at the text so far, see processors.py; applied first, in their order.

@@ -35,7 +35,8 @@ class RecurrentEncoderDecoder(nn.Module):
   """Sources [batch, source] and the target's tokens so far [batch, time] -> logits [batch, time, vocabulary].
 
   The encoder reads in both directions (Bahdanau et al. 2015), the decoder begins with what it ends in, and attention is
-  Luong's "general", eq. 5 to 8 of Luong et al. 2015: it comes after the recurrence, so that a whole target is one pass.
+  Luong's "general", eq. 5 to 8 of Luong et al. 2015, its scores divided by sqrt(width): it comes after the recurrence,
+  so that a whole target is one pass.
   Fields are those of `config.model`; floats may be traced.
   """
 
@@ -52,7 +53,7 @@ class RecurrentEncoderDecoder(nn.Module):
   dropout: Annotated[float, Fraction] | None = None  # between layers, and before the logits
   variational_dropout: Annotated[float, Fraction] | None = None  # the same units at all steps
   init_scale: Annotated[float, NonNegative] | None = (
-    None  # bound of the initial weights; None: 1 / sqrt(width)
+    None  # bound of the initial weights; None: 1 / sqrt(width), of readouts 1 / sqrt(inputs)
   )
   # orthogonal: a matrix for each gate (Saxe et al. 2014)
   recurrent_init: Literal['uniform', 'orthogonal'] = 'uniform'

@@ -204,7 +204,7 @@ class RecurrentNetwork(nn.Module):
   dropout: Annotated[float, Fraction] | None = None  # between layers
   variational_dropout: Annotated[float, Fraction] | None = None  # the same units at all steps
   init_scale: Annotated[float, NonNegative] | None = (
-    None  # bound of the initial weights; None: 1 / sqrt(width)
+    None  # bound of the initial weights; None: 1 / sqrt(width), of readouts 1 / sqrt(inputs)
   )
   # orthogonal: a matrix for each gate (Saxe et al. 2014)
   recurrent_init: Literal['uniform', 'orthogonal'] = 'uniform'
@@ -310,7 +310,7 @@ class RecurrentClassifier(nn.Module):
   dropout: Annotated[float, Fraction] | None = None  # between layers, and before the logits
   variational_dropout: Annotated[float, Fraction] | None = None  # the same units at all steps
   init_scale: Annotated[float, NonNegative] | None = (
-    None  # bound of the initial weights; None: 1 / sqrt(width)
+    None  # bound of the initial weights; None: 1 / sqrt(width), of readouts 1 / sqrt(inputs)
   )
   # orthogonal: a matrix for each gate (Saxe et al. 2014)
   recurrent_init: Literal['uniform', 'orthogonal'] = 'uniform'

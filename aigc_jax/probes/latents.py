@@ -28,9 +28,9 @@ NOTES = (
 def probe(run, reading):
   """Walks from the first image of a Reading, and statistics over the validation split.
 
-  Arrays: 'walks' [latents, steps, height, width, channels], 'positions' [latents, steps], 'variance' [latents] of the
-  means over the images, and of a Gaussian posterior 'divergence' [latents] in nats. Raises UsageError for models
-  without latents that are numbers.
+  Arrays: 'variance' [latents] of the means over the images, and of a Gaussian posterior 'divergence' [latents] in nats;
+  'order' [latents], those that tell most first; 'walks' [walked, steps, height, width, channels] and 'positions'
+  [walked, steps] of the first of these. Raises UsageError for models without latents that are numbers.
   """
   if run.config['model']['name'] != 'autoencoder':
     raise UsageError(

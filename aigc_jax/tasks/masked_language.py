@@ -1,6 +1,6 @@
 """Masked language modelling: hide some tokens of a text and find them again from both sides (Devlin et al. 2019).
 
-Section 3.1 and appendix A.1: 15% of the tokens are chosen; of these 80% become the mask token, 10% another token, and
+Section 3.1 and appendix A.1: 15% of the tokens are chosen; of these 80% become the mask token, 10% a random one, and
 10% stay, so that the model cannot tell which tokens to trust. What is hidden is drawn anew at each step, as in RoBERTa
 (Liu et al. 2019), and each token's lot by itself, so a row's number of chosen tokens varies.
 """

@@ -1,7 +1,8 @@
 """Experience replay on the device: what each world saw last, in a ring of its own, and batches drawn from it.
 
-Every world has the same number of transitions, and a batch has as many of each: so all transitions are equally likely
-to be drawn, as from one memory of all (Lin 1992), and a device reads and writes nothing but its own worlds' rows.
+Every world has the same number of transitions, and a batch has as many of each: so without priorities all transitions
+are equally likely to be drawn, as from one memory of all (Lin 1992); with them, in proportion to their priority within
+their world. A device reads and writes nothing but its own worlds' rows.
 """
 
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ class Drawn(NamedTuple):
   """Where a batch lies and what it weighs; [worlds, rows of each]."""
 
   places: Any  # int32: of the first transition of each row, in the ring
-  weights: Any  # float32: importance weights, 1 at most
+  weights: Any  # float32: importance weights, not yet divided by the largest
 
 
 def empty(transition, capacity, prioritized):
