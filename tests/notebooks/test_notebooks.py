@@ -95,7 +95,7 @@ def test_is_clean(book):
   for text in [first, *words]:
     *paragraphs, last = text.split('\n\n')
     assert last.startswith('中文：')
-    assert '中文' not in ''.join(paragraphs)
+    assert '中文：' not in ''.join(paragraphs)
   assert sum(text.startswith('## ') for text in words) >= 4
 
 
