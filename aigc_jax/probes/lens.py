@@ -41,8 +41,11 @@ def probe(run, reading):
   names, vectors = zip(*stream(arrays), strict=True)
   vocabulary, tokenizer = run.tokenizer.target.vocabulary_size, run.tokenizer.target
   read = lambda module, x: module.logits(module.normed(x))
-  logits_of = jax.jit(lambda x: reading.module.apply(reading.variables, x, method=read))
-  nats = np.stack([log_softmax(np.asarray(logits_of(x))[0, :, :vocabulary]) for x in vectors])
+  # parameters go in as inputs: as constants of a program they make XLA slow
+  logits_of = jax.jit(lambda variables, x: reading.module.apply(variables, x, method=read))
+  nats = np.stack(
+    [log_softmax(np.asarray(logits_of(reading.variables, x))[0, :, :vocabulary]) for x in vectors]
+  )
   told = np.argsort(-nats, axis=-1)[..., :SHOWN]  # [layers, time, SHOWN]
   of_told = np.take_along_axis(nats, told, -1)
   last = nats[-1]

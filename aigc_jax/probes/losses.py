@@ -1,5 +1,7 @@
 """How hard each token of a document was: -log2 of its probability, on the text itself."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +31,10 @@ def probe(run, reading):
   task = run.config['task']['name']
   if reading.targets is None:
     raise UsageError(f'{run.path}: its task, {task}, predicts no tokens')
-  logits_of = jax.jit(lambda inputs: reading.module.apply(reading.variables, *inputs, **reading.settings))
+  read = jax.jit(lambda variables, inputs: reading.module.apply(variables, *inputs, **reading.settings))
+  logits_of = functools.partial(
+    read, reading.variables
+  )  # inputs of the program: as constants they make XLA slow
   if task == 'masked_language':
     logits = hidden_in_turn(run, reading, logits_of)
   else:

@@ -5,6 +5,8 @@ against the answer. Pixels: the gradient's size (Simonyan et al. 2014), and the 
 image (SmoothGrad, Smilkov et al. 2017).
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,9 +82,9 @@ def told(run, reading):
 def of_tokens(run, reading, words, places, answers):
   """What each token that was read says of each answer."""
 
-  def nats_of(shifts):
+  def nats_of(variables, shifts):
     logits, vectors = inspection.with_shifts(
-      reading.module, reading.variables, reading.inputs, reading.settings, shifts
+      reading.module, variables, reading.inputs, reading.settings, shifts
     )
     if places is None:
       return jax.nn.log_softmax(logits[0])[answers], vectors
@@ -90,13 +92,15 @@ def of_tokens(run, reading, words, places, answers):
     return nats[places, answers], vectors
 
   @jax.jit
-  def work_out(shifts):
-    nats, back, vectors = jax.vjp(nats_of, shifts, has_aux=True)
+  def work_out(variables, shifts):
+    nats, back, vectors = jax.vjp(functools.partial(nats_of, variables), shifts, has_aux=True)
     of_one = lambda chosen: jax.tree.map(measures, back(chosen)[0], vectors)
     return nats, jax.lax.map(of_one, jnp.eye(len(answers), dtype=nats.dtype), batch_size=AT_ONCE)
 
-  _, shapes = jax.eval_shape(nats_of, tuple(jnp.zeros((array.shape[1], 1)) for array in reading.inputs))
-  nats, found = jax.device_get(work_out(tuple(jnp.zeros(shape.shape, jnp.float32) for shape in shapes)))
+  none = tuple(jnp.zeros((array.shape[1], 1)) for array in reading.inputs)
+  _, shapes = jax.eval_shape(nats_of, reading.variables, none)
+  shifts = tuple(jnp.zeros(shape.shape, jnp.float32) for shape in shapes)
+  nats, found = jax.device_get(work_out(reading.variables, shifts))
   panels, kept = [], {'log_probabilities': nats}
   details = [f'{quoted(word)}: probability {np.exp(n):.3g}' for word, n in zip(words, nats, strict=True)]
   parts = {'source_': ('the source', reading.sources)} if reading.sources else {}
@@ -119,18 +123,19 @@ def measures(gradient, vectors):
 def of_pixels(run, reading):
   images, *_ = reading.inputs
   images, count = images[:MOST_IMAGES], min(len(images), MOST_IMAGES)
-  apply = lambda images: reading.module.apply(reading.variables, images, mask=jnp.ones(len(images)))
+  apply = lambda variables, images: reading.module.apply(variables, images, mask=jnp.ones(len(images)))
 
   @jax.jit
-  def slopes(images, best):
-    chosen = lambda images: jnp.take_along_axis(jax.nn.log_softmax(apply(images)), best[:, None], 1).sum()
-    return jax.grad(chosen)(images)
+  def slopes(variables, images, best):
+    told = lambda images: jax.nn.log_softmax(apply(variables, images))
+    return jax.grad(lambda images: jnp.take_along_axis(told(images), best[:, None], 1).sum())(images)
 
-  chances = np.asarray(jax.nn.softmax(jax.jit(apply)(images)))
+  chances = np.asarray(jax.nn.softmax(jax.jit(apply)(reading.variables, images)))
   best = chances.argmax(-1)
   keys = jax.random.split(jax.random.key(SEED), COPIES)
-  noisy = lambda key: slopes(images + NOISE * jax.random.normal(key, images.shape), best)
-  plain, smooth = slopes(images, best), sum(map(noisy, keys)) / COPIES
+  noisy = lambda key: images + NOISE * jax.random.normal(key, images.shape)
+  plain = slopes(reading.variables, images, best)
+  smooth = sum(slopes(reading.variables, noisy(key), best) for key in keys) / COPIES
   size = lambda gradient: np.abs(np.asarray(gradient)).max(
     -1
   )  # [images, height, width], of channels the largest
