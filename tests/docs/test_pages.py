@@ -1,5 +1,6 @@
 """The pages say what is so: links lead somewhere, references are current, commands parse, code runs."""
 
+import ast
 import re
 import shlex
 import sys
@@ -136,6 +137,29 @@ def test_code_of_the_readers_own_trains(page, section, name, tmp_path, monkeypat
   assert len(losses) == 2
   assert np.isfinite(losses).all()
   assert open_run('run').config[section]['name'] == name
+
+
+def test_rooms_import_from_rooms_below():
+  """The table of `ideas.md`, from the roof down."""
+  rows = re.findall(r'^\| (`.*?) \|', (ROOT / 'docs/ideas.md').read_text(encoding='utf-8'), re.M)
+  floors = {
+    name.removesuffix('.py').rstrip('/*').rstrip('_'): floor
+    for floor, row in enumerate(rows)
+    for name in re.findall(r'`([^`]+)`', row)
+  }
+  room_of = lambda name: 'cli' if name.startswith('cli') else name
+  package, crossed = ROOT / 'aigc_jax', 0
+  for path in package.rglob('*.py'):
+    here = room_of(path.relative_to(package).with_suffix('').parts[0])
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+      if not isinstance(node, ast.ImportFrom) or (node.module or '').split('.')[0] != 'aigc_jax':
+        continue
+      below = node.module.split('.')[1:2] or [alias.name for alias in node.names]
+      for there in map(room_of, below):
+        if here != there and here in floors and there in floors:
+          assert floors[here] <= floors[there], f'{path.name}: {here} is below {there}'
+          crossed += 1
+  assert crossed > 100
 
 
 @pytest.mark.parametrize('page', RUN, ids=named)
