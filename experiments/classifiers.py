@@ -13,7 +13,9 @@ ABOUT = """The first three are trained as the same networks in PyTorch are, on t
 images that come with the package, 400 steps of Adam, without dropout or other images; the others by the recipes of
 `configs/classifier.py` for few epochs of all 60,000. Accuracies are of the test images after the last step. Networks
 that begin as He et al. have it are ahead of PyTorch's smaller first weights after so few steps: so no less than
-PyTorch's mean is asked for, less a percentage point, which is a deviation of a run."""
+PyTorch's mean is asked for, less a percentage point, which is a deviation of a run. The published accuracies are
+single figures that their submitters gave; after its 20 epochs, as the config has it, one run of `:cnn_full` reached
+0.934, and five are what this study has time for."""
 ADAM = (
   ('optimizer.name', 'adam'),
   ('optimizer.learning_rate', 1e-3),
@@ -62,7 +64,13 @@ def get_study():
   arms = (
     *map(beside_torch, TORCH),
     on_all('mlp', 'mlp', 20, 0.900, 'MLP 256-128-64, 0.900', wide),
-    on_all('cnn', 'cnn_full', 5, 0.916, '2 convolutional layers with max pooling, TensorFlow, 0.916'),
+    on_all(
+      'cnn',
+      'cnn_full',
+      5,
+      0.916,
+      '2 convolutional layers with max pooling, TensorFlow, over 300 epochs, 0.916',
+    ),
   )
   quick = (('training.steps', 20), ('training.evaluate_every', 20), ('training.sample_every', None))
   return Study('Classifiers of Fashion-MNIST', arms, about=ABOUT, quick=quick, minutes=12)
