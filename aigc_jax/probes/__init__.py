@@ -3,6 +3,7 @@
 import importlib
 from typing import NamedTuple
 
+from aigc_jax import own_code
 from aigc_jax.errors import UsageError, nearest
 
 
@@ -37,6 +38,11 @@ def probe(run, name, **choices):
   """
   if name not in KINDS:
     raise UsageError(f'probe: {name!r} is not known; {nearest(name, KINDS)}there are {", ".join(KINDS)}')
+  if own_code.is_own(task := run.config['task']['name']):
+    raise UsageError(
+      f"{run.path}: its task, {task}, is code of its user's own, which alone knows what its model reads, so there is "
+      'nothing to look at'
+    )
   kind = KINDS[name]
   for choice, value in choices.items():
     if value is not None and choice not in kind.takes:
