@@ -196,7 +196,7 @@ def test_a_sweep_and_a_start_import_what_they_name_and_no_more(mine, tmp_path):
   sys.modules.pop(f'{name}_too')
 
 
-def test_a_card_says_whose_code_it_is_and_probes_that_they_cannot_know(mine, capsys):
+def test_a_card_says_whose_code_it_is_and_a_probe_how_it_calls_a_model(mine, capsys):
   config, name = mine
   run = tiny.train(config | {'training': config['training'] | {'steps': 1}}, 'run', trust=True)
   text = run.card().read_text()
@@ -205,7 +205,7 @@ def test_a_card_says_whose_code_it_is_and_probes_that_they_cannot_know(mine, cap
   assert 'aigc eval runs/run --trust' in text
   assert "train(config, 'runs/again', trust=True)" in text
   assert cli.main(['probe', 'run', 'activations']) == 64
-  assert 'which alone knows what its model reads' in capsys.readouterr().err
+  assert "Perceptron: got an unexpected keyword argument 'mask'" in capsys.readouterr().err
 
 
 def test_an_own_model_learns_a_task_of_ours(mine, tmp_path):

@@ -3,7 +3,6 @@
 import importlib
 from typing import NamedTuple
 
-from aigc_jax import own_code
 from aigc_jax.errors import UsageError, nearest
 
 
@@ -38,11 +37,6 @@ def probe(run, name, **choices):
   """
   if name not in KINDS:
     raise UsageError(f'probe: {name!r} is not known; {nearest(name, KINDS)}there are {", ".join(KINDS)}')
-  if own_code.is_own(task := run.config['task']['name']):
-    raise UsageError(
-      f"{run.path}: its task, {task}, is code of its user's own, which alone knows what its model reads, so there is "
-      'nothing to look at'
-    )
   kind = KINDS[name]
   for choice, value in choices.items():
     if value is not None and choice not in kind.takes:
@@ -55,7 +49,8 @@ def probe(run, name, **choices):
 
   own = {choice: value for choice, value in given.items() if choice not in READS}
   of = {choice: value for choice, value in given.items() if choice in READS}
-  return titled(run, module.probe(run, reading.read(run, **of, most=kind.most), **own))
+  read = reading.fitting(reading.read(run, **of, most=kind.most), run.path)
+  return titled(run, module.probe(run, read, **own))
 
 
 def titled(run, found):
