@@ -26,6 +26,11 @@ def modules_of(*configs, overrides=()):
   return list(dict.fromkeys(name.partition(':')[0] for name in names if is_own(name)))
 
 
+def flag(config):
+  """What a command about a run says besides where its config names such code: ' --trust', or ''."""
+  return ' --trust' if modules_of(config) else ''
+
+
 def trust(modules):
   """Imports modules, from the working directory or wherever Python finds them. Raises UsageError."""
   here = os.getcwd()

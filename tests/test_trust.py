@@ -1,6 +1,7 @@
 """Models and tasks of the user's own: imported where they are trusted, and then like ours."""
 
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -145,6 +146,7 @@ def test_own_code_trains_resumes_and_is_evaluated_like_ours(mine):
   whole = tiny.train(config, 'whole', trust=True)
   assert losses('whole')[-1] < losses('whole')[0]
   tiny.train(config | {'training': config['training'] | {'steps': 8}}, 'parts')
+  assert 'next: aigc eval whole --trust' in pathlib.Path('whole/log.txt').read_text()
   assert cli.main(['resume', 'parts', '--steps=12', '--trust']) == 0
   assert losses('parts') == losses('whole')
   assert aigc('eval', 'whole', '--trust')[0] == 0

@@ -44,8 +44,8 @@ def usage(about, prompt, exported):
     calls.append('print(run.evaluate())')
   if about.form == 'images' and about.task == 'classification':
     commands.append(f'aigc eval {folder} --data=images:FOLDER  # a folder for each class')
-  if own:
-    commands = [f'{command} --trust' for command in commands]
+  trusted_folder = folder + own_code.flag(about.config)
+  commands = [command.replace(folder, trusted_folder, 1) for command in commands]
   beside = f', {listed(f"`{name}`" for name in own)} where Python finds it,' if own else ''
   lines = [
     '## How to use it',
