@@ -168,9 +168,10 @@ def train(options, overrides):
   if options.dry_run:
     if options.profile:
       raise UsageError('--profile: --dry_run takes no step, so there is none to trace; leave out one of them')
-    api.dry_run(options.config, options.workdir, overrides)
+    api.dry_run(options.config, options.workdir, overrides, options.trust)
   else:
-    api.train(options.config, options.workdir, overrides, began=BEGAN, profile=options.profile)
+    given = {'began': BEGAN, 'profile': options.profile, 'trust': options.trust}
+    api.train(options.config, options.workdir, overrides, **given)
 
 
 def resume(options):
@@ -239,16 +240,12 @@ def diff(options):
   print(overview.diff(options.first, options.second))
 
 
-def trust(options, overrides):
-  """Imports the user's own code that the run, its draft or the config of a command names."""
+def trust(options):
+  """Imports the user's own code that the run of a command, or its draft, names; what reads a config is told."""
   from aigc_jax import own_code, run
-  from aigc_jax.config_files import load_file
 
   paths = [getattr(options, name, None) for name in ('run', 'draft')]
-  configs = [run.open_run(path).config for path in paths if path]
-  if getattr(options, 'config', None):
-    configs.append(load_file(options.config))
-  own_code.trust(own_code.modules_of(*configs, overrides=overrides))
+  own_code.trust(own_code.modules_of(*(run.open_run(path).config for path in paths if path)))
 
 
 def dispatch(arguments):
@@ -258,7 +255,7 @@ def dispatch(arguments):
   if overrides and options.verb not in ('train', 'eval', 'sweep'):
     raise UsageError(f'--config.{overrides[0][0]}: fields of a config are set with `aigc train`')
   if options.trust:
-    trust(options, overrides)
+    trust(options)
   if options.verb == 'train':
     return cli_distributed.run(options, arguments, lambda: train(options, overrides))
   if options.verb == 'resume':

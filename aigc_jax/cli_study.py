@@ -30,7 +30,8 @@ def reproduce(options):
   from aigc_jax.studies import judging, page
   from aigc_jax.studies import reproduce as running
 
-  text, lines = running.reproduce(options.study, options.quick, options.workdir, options.output, options.jobs)
+  given = {name: getattr(options, name) for name in ('quick', 'workdir', 'output', 'jobs', 'trust')}
+  text, lines = running.reproduce(options.study, **given)
   print(text, end='')
   if any(line.verdict == judging.FAIL for line in lines):
     sys.stdout.flush()

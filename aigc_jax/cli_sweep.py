@@ -74,7 +74,7 @@ def sweep(options, overrides):
   from aigc_jax import sweeping
 
   check(options)
-  choices = {name: getattr(options, name) for name in ('workdir', 'jobs', 'lanes', 'timeout')}
+  choices = {name: getattr(options, name) for name in ('workdir', 'jobs', 'lanes', 'timeout', 'trust')}
   if options.executor == 'slurm':
     choices['slurm'] = parameters_of(options.slurm)
   if options.metric:
@@ -85,7 +85,7 @@ def sweep(options, overrides):
   if options.search:
     sweeping.search(options.config, options.sweep, options.trials, overrides=overrides, **choices)
   else:
-    sweeping.sweep(options.config, options.sweep, overrides=overrides, trust=options.trust, **choices)
+    sweeping.sweep(options.config, options.sweep, overrides=overrides, **choices)
 
 
 def report(options):

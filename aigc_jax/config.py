@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from aigc_jax import own_code
 from aigc_jax.errors import UsageError, listed, nearest
 
+PLAIN = (int, float, bool, str)  # types of fields
 TRACED_SECTIONS = ('task', 'model', 'optimizer', 'lora')
 
 
@@ -137,16 +138,36 @@ def field_of(annotation, default):
 
 
 def fields_of(schema) -> dict[str, Field]:
-  """{name: Field} of a dataclass, or of a Linen module without what Linen itself adds."""
-  found = {}
-  is_module = hasattr(schema, 'init_with_output')
-  types_of = typing.get_type_hints(schema, include_extras=True) if not is_module else {}
+  """{name: Field} of a dataclass, or of a Linen module without what Linen itself adds.
+
+  Functions that fields of a module have by default (activations, initializers) stay, and are no part of a config.
+  Raises UsageError for a field of a type that no config holds.
+  """
+  found, is_module = {}, hasattr(schema, 'init_with_output')
+  try:
+    annotations = typing.get_type_hints(schema, include_extras=True)
+  except NameError as error:
+    raise UsageError(
+      f'{schema.__module__}: an annotation of {schema.__name__} is not known: {error}'
+    ) from None
   for field in dataclasses.fields(schema):
-    if is_module and field.name in ('parent', 'name', 'dtype'):
-      continue
     default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
-    found[field.name] = field_of(types_of.get(field.name, field.type), default)
+    if is_module and (field.name in ('parent', 'name', 'dtype') or callable(default)):
+      continue
+    found[field.name] = field_of(annotations[field.name], default)
+    if not is_plain(found[field.name].kind):
+      raise UsageError(
+        f'{schema.__module__}: {schema.__name__}.{field.name} is annotated {field.type}, and fields of a config are '
+        'int, float, bool, str, a Literal, or a tuple such as tuple[int, ...]'
+      )
   return found
+
+
+def is_plain(kind):
+  """Whether JSON holds values of such a Field."""
+  if isinstance(kind, tuple):
+    return kind[0] != 'sequence' or kind[1] in PLAIN
+  return kind in PLAIN
 
 
 class Schemas(NamedTuple):

@@ -26,32 +26,41 @@ def modules_of(*configs, overrides=()):
   return list(dict.fromkeys(name.partition(':')[0] for name in names if is_own(name)))
 
 
+def flag(config):
+  """What a command about a run says besides where its config names such code: ' --trust', or ''."""
+  return ' --trust' if modules_of(config) else ''
+
+
 def trust(modules):
   """Imports modules, from the working directory or wherever Python finds them. Raises UsageError."""
   here = os.getcwd()
-  if (
-    modules and here not in sys.path and '' not in sys.path
-  ):  # a command's own folder is not there, as of `python -m`
+  if modules and here not in sys.path and '' not in sys.path:  # as of a command, unlike `python -m`
     sys.path.insert(0, here)
   for module in modules:
+    if not all(part.isidentifier() for part in module.split('.')):
+      raise UsageError(
+        f"{module!r}: is no module; own code is named as Python imports it, 'package.module:NAME'"
+      )
     if module in sys.modules:
       continue
     try:
       importlib.import_module(module)
-    except Exception as error:  # whatever the user's code raises
-      last = traceback.extract_tb(error.__traceback__)[-1]
-      where = (
-        f' at {os.path.basename(last.filename)}:{last.lineno}' if 'importlib' not in last.filename else ''
-      )
-      raise UsageError(f'{module}: cannot be imported{where}: {type(error).__name__}: {error}') from error
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
+      told = ' '.join(f'{type(error).__name__}: {error}'.split())
+      raise UsageError(f'{module}: cannot be imported{place_of(error)}: {told}') from error
 
 
-def found(section, name, kind, what):
+def place_of(error):
+  """' at FILE.py:LINE', the line of a module that led to it; '' where none was begun, as of one that is not there."""
+  lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == '<module>']
+  return f' at {os.path.basename(lines[-1].filename)}:{lines[-1].lineno}' if lines else ''
+
+
+def found(section, name, fits, what):
   """What `name`, 'module:name', is, of a module that is imported already.
 
   Args:
-    section: of the config, 'model'. kind: what it has to be an instance of, or, of a class, a subclass of.
-    what: words for that.
+    section: of the config, 'model'. fits: value -> whether it can be one. what: words for that.
 
   Raises UsageError where it is not trusted, not there, or of another kind.
   """
@@ -62,12 +71,8 @@ def found(section, name, kind, what):
     )
   there = vars(sys.modules[module])
   if attribute not in there:
-    close = nearest(attribute, [known for known, value in there.items() if is_kind(value, kind)])
+    close = nearest(attribute, [known for known, value in there.items() if fits(value)])
     raise UsageError(f'{key}: {module} has no {attribute!r}; {close}'.rstrip('; '))
-  if not is_kind(there[attribute], kind):
-    raise UsageError(f'{key} is {there[attribute]!r}, and it has to be {what}')
+  if not fits(there[attribute]):
+    raise UsageError(f'{key} is of type {type(there[attribute]).__name__}, and it has to be {what}')
   return there[attribute]
-
-
-def is_kind(value, kind):
-  return issubclass(value, kind) if isinstance(value, type) else isinstance(value, kind)

@@ -39,16 +39,16 @@ def config_of(path, trust=False):
 def read_config(config, overrides=(), trust=False):
   """The resolved config of 'FILE.py:VARIANT', a ConfigDict or nested dicts. Raises UsageError.
 
-  trust: as in `config_of`.
+  trust: as in `config_of`; that holds for the run that `config.init_from` names, too.
   """
   config, known = load_file(str(config)) if isinstance(config, str | os.PathLike) else config, schemas()
   if trust:
     own_code.trust(own_code.modules_of(config, overrides=overrides))
-  inherited = functools.partial(inherit, known=known)
+  inherited = functools.partial(inherit, known=known, trust=trust)
   return resolve(inherited(override(config, list(overrides), known, inherited)), known)
 
 
-def inherit(config, known):
+def inherit(config, known, trust=False):
   """A config with the model that `config.init_from` names: fields that are not given are as they are there.
 
   So is the tokenizer. A model of another name takes the fields that it has, too: a classifier those of an encoder.
@@ -65,7 +65,7 @@ def inherit(config, known):
       )
     return config  # it may be gone where a run goes on; who needs it says so
   try:
-    there, tokenizer = model_and_tokenizer(folder)
+    there, tokenizer = model_and_tokenizer(folder, trust)
   except UsageError as error:
     raise UsageError(f'config.init_from: {error}') from None
   model = config.get('model', {})
@@ -80,11 +80,11 @@ def inherit(config, known):
   return config
 
 
-def model_and_tokenizer(folder):
+def model_and_tokenizer(folder, trust=False):
   """(`config.model`, the tokenizer's name or None) of a run, or of the files of a pretrained model."""
   if folders.is_one(folder):
     found = checkpoints.open_folder(folder)
     tokenizer = tokenizer_of(found)
     return found.model, None if tokenizer is None else tokenizer.name
-  config = config_of(folder)
+  config = config_of(folder, trust)
   return config['model'], config['data'].get('tokenizer')

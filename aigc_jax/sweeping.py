@@ -6,8 +6,7 @@ import os
 import pathlib
 import re
 
-from aigc_jax import models, own_code, tasks
-from aigc_jax.config_files import load_file
+from aigc_jax import models, tasks
 from aigc_jax.errors import DataError, UsageError
 from aigc_jax.sweeps import folder as sweep_folder
 from aigc_jax.sweeps import launch, report
@@ -22,11 +21,8 @@ def find_trials(config, space, overrides, trust=False):
     if '=' not in space and not isinstance(config, str | os.PathLike):
       raise UsageError(f'sweep: {space!r} names a function of a config file, and the config is no file')
     space = space_of(str(config), space)
-  config = load_file(str(config)) if isinstance(config, str | os.PathLike) else config
-  if trust:
-    changed = [pair for changes in space for pair in changes.items()]
-    own_code.trust(own_code.modules_of(config, overrides=[*overrides, *changed]))
-  trials = trials_of(config, space, overrides)
+  config = str(config) if isinstance(config, os.PathLike) else config
+  trials = trials_of(config, space, overrides, trust)
   for trial in trials:
     models.check(trial.config['model'])
     tasks.check(trial.config)
@@ -86,7 +82,17 @@ def sweep(
 
 
 def search(
-  config, space, trials, workdir=None, overrides=(), jobs=1, lanes=None, timeout=None, quiet=False, slurm=None
+  config,
+  space,
+  trials,
+  workdir=None,
+  overrides=(),
+  jobs=1,
+  lanes=None,
+  timeout=None,
+  quiet=False,
+  slurm=None,
+  trust=False,
 ):
   """As `sweep`, where Optuna proposes `trials` trials by what those before them reached, and poor ones are pruned.
 
@@ -98,7 +104,7 @@ def search(
   label = label_of(config)
   if isinstance(space, str):
     space = search_space_of(label or '', space)
-  wanted = searching.Search(label or config, list(overrides), space, trials)
+  wanted = searching.Search(label or config, list(overrides), space, trials, trust)
   base = searching.check(wanted)
   searched = json.loads(json.dumps({'space': space, 'base': base}))
   path = pathlib.Path(workdir or default_folder(label, [json.dumps(searched, sort_keys=True)]))

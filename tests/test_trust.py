@@ -1,6 +1,7 @@
 """Models and tasks of the user's own: imported where they are trusted, and then like ours."""
 
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -11,10 +12,14 @@ import aigc_jax
 from aigc_jax import cli, own_code
 from aigc_jax.errors import UsageError
 from aigc_jax.run import read_metrics
+from aigc_jax.sweeping import find_trials
 from tests import tiny, tiny_images
 
 MINE = """
+from __future__ import annotations
+
 import pathlib
+from collections.abc import Callable
 from typing import Annotated
 
 import flax.linen as nn
@@ -34,10 +39,11 @@ class Perceptron(nn.Module):
   classes: Annotated[int, Positive]
   width: Annotated[int, Positive] = 8
   slope: float = 0.1
+  kernel_init: Callable = nn.initializers.lecun_normal()
 
   @nn.compact
   def __call__(self, images):
-    x = nn.Dense(self.width)(images.reshape(len(images), -1))
+    x = nn.Dense(self.width, kernel_init=self.kernel_init)(images.reshape(len(images), -1))
     return nn.Dense(self.classes)(jnp.where(x > 0, x, self.slope * x))
 
 
@@ -71,8 +77,16 @@ class Bigrams(nn.Module):
     return self.table(tokens)
 
 
+class Deep(nn.Module):
+  depth: int
+
+
+class Table(nn.Module):
+  entries: dict
+
+
 KIND = own_kind(build, data=('images',))
-NOTHING = 3
+NOTHING, INSTANCE = 3, Perceptron(3)
 """
 
 
@@ -132,6 +146,7 @@ def test_own_code_trains_resumes_and_is_evaluated_like_ours(mine):
   whole = tiny.train(config, 'whole', trust=True)
   assert losses('whole')[-1] < losses('whole')[0]
   tiny.train(config | {'training': config['training'] | {'steps': 8}}, 'parts')
+  assert 'next: aigc eval whole --trust' in pathlib.Path('whole/log.txt').read_text()
   assert cli.main(['resume', 'parts', '--steps=12', '--trust']) == 0
   assert losses('parts') == losses('whole')
   assert aigc('eval', 'whole', '--trust')[0] == 0
@@ -163,6 +178,38 @@ def test_floats_of_an_own_model_are_lanes(mine):
   assert found[0.0] != found[0.3]
 
 
+def test_a_sweep_and_a_start_import_what_they_name_and_no_more(mine, tmp_path):
+  """Of a sweep over models, and of a config that takes its model from a run."""
+  config, name = mine
+  (tmp_path / f'{name}_too.py').write_text(f'from {name} import Perceptron as Other\n')
+  plain = config | {'task': {'name': f'{name}:KIND'}, 'model': {'name': 'mlp'}}
+  space = [{'model.name': f'{name}:Perceptron'}, {'model.name': f'{name}_too:Other'}]
+  with pytest.raises(UsageError, match='add --trust'):
+    find_trials(plain, space, ())
+  assert not os.path.exists('imported')
+  assert [trial.config['model']['width'] for trial in find_trials(plain, space, (), trust=True)] == [8, 8]
+  tiny.train(config | {'model': {'name': f'{name}_too:Other', 'width': 5}}, 'first')
+  for module in (name, f'{name}_too'):
+    sys.modules.pop(module)
+  begun = config | {'init_from': 'first', 'model': {}, 'training': config['training'] | {'steps': 1}}
+  with pytest.raises(UsageError, match=r'config\.init_from: first/config\.json: .*add --trust'):
+    tiny.train(begun, 'second')
+  assert tiny.train(begun, 'second', trust=True).config['model']['width'] == 5
+  sys.modules.pop(f'{name}_too')
+
+
+def test_a_card_says_whose_code_it_is_and_a_probe_how_it_calls_a_model(mine, capsys):
+  config, name = mine
+  run = tiny.train(config | {'training': config['training'] | {'steps': 1}}, 'run', trust=True)
+  text = run.card().read_text()
+  assert f'`{name}:Perceptron`, code of its author: classes 3, width 8, slope 0.1' in text
+  assert "load_run('runs/run', trust=True)" in text
+  assert 'aigc eval runs/run --trust' in text
+  assert "train(config, 'runs/again', trust=True)" in text
+  assert cli.main(['probe', 'run', 'activations']) == 64
+  assert "Perceptron: got an unexpected keyword argument 'mask'" in capsys.readouterr().err
+
+
 def test_an_own_model_learns_a_task_of_ours(mine, tmp_path):
   _, name = mine
   source = tiny.write_corpus(tmp_path / 'text.txt')
@@ -171,7 +218,7 @@ def test_an_own_model_learns_a_task_of_ours(mine, tmp_path):
   assert run.config['model']['vocabulary_size'] == run.tokenizer.vocabulary_size
   with pytest.raises(UsageError, match='writes no text'):
     run.generate('whale')
-  with pytest.raises(UsageError, match='has no field vocabulary_size'):
+  with pytest.raises(UsageError, match="has no field vocabulary_size, which the task 'language' sets"):
     tiny.train(config | {'model': {'name': f'{name}:Perceptron', 'classes': 3}}, 'wrong')
 
 
@@ -180,7 +227,22 @@ def test_an_own_model_learns_a_task_of_ours(mine, tmp_path):
   [
     ('model', '{name}:Perceptrom', "did you mean 'Perceptron'"),
     ('model', '{name}:build', 'has to be a class of flax.linen.Module'),
+    ('model', '{name}:INSTANCE', 'is of type Perceptron, and it has to be a class of flax.linen.Module'),
     ('model', 'os:system', 'has to be a class'),
+    ('model', './{name}:Perceptron', 'is no module; own code is named as Python imports it'),
+    (
+      'model',
+      '{name}:Deep',
+      r'config.model.depth: must be given, by --config.model.depth=VALUE; it takes an int',
+    ),
+    ('model', '{name}:Table', r'Table.entries is annotated .*dict.*, and fields of a config are int, float'),
+    ('task', 'aigc_jax.tasks:Kind', 'is of type type, and it has to be what'),
+    ('task', 'exits:KIND', 'exits: cannot be imported at exits.py:2: SystemExit: 3'),
+    (
+      'task',
+      'misspelt:KIND',
+      "at misspelt.py:2: ValueError: data: 'image' is not known; did you mean 'images'",
+    ),
     ('model', 'no_module_of_this_name:Model', 'cannot be imported.*No module named'),
     ('task', '{name}:NOTHING', 'has to be what aigc_jax.tasks.own_kind gives'),
     ('task', 'broken:KIND', r'broken: cannot be imported at broken.py:2: ZeroDivisionError'),
@@ -189,6 +251,10 @@ def test_an_own_model_learns_a_task_of_ours(mine, tmp_path):
 def test_what_is_wrong_is_one_line(mine, tmp_path, section, given, words):
   config, name = mine
   (tmp_path / 'broken.py').write_text('a = 1\nb = a / 0\n')
+  (tmp_path / 'exits.py').write_text('import sys\nsys.exit(3)\n')
+  (tmp_path / 'misspelt.py').write_text(
+    "from aigc_jax import tasks\nKIND = tasks.own_kind(print, data='image')\n"
+  )
   config = config | {section: {'name': given.format(name=name)}}
   with pytest.raises(UsageError, match=words) as caught:
     aigc_jax.train(config, 'run', quiet=True, trust=True)

@@ -3,6 +3,8 @@
 import re
 from typing import NamedTuple
 
+from aigc_jax import own_code
+
 HIGHER, LOWER, NEITHER = '↑', '↓', ''
 
 
@@ -121,7 +123,9 @@ OF_CLASS = re.compile(r'accuracy_(\d+)')
 
 
 def metric(name: str, task: str) -> Metric:
-  """What a metric of an evaluation is. Raises KeyError for one without a description."""
+  """What a metric of an evaluation is. Raises KeyError for one of our tasks without a description."""
+  if own_code.is_own(task):
+    return Metric(LOWER if name == 'loss' else NEITHER, 'as the task, code of its author, computes it')
   if name == 'loss':
     return Metric(LOWER, LOSSES[task])
   if OF_CLASS.fullmatch(name):
@@ -187,15 +191,22 @@ TOLD = (
 )
 
 
+def task(name) -> str:
+  """What is learned, in a sentence."""
+  return f'What it learns, `{name}`, is code of its author.' if own_code.is_own(name) else TASKS[name]
+
+
 def model(config) -> str:
   """A complete `config.model` in words: 'a decoder-only Transformer: layers 4, heads 4, ...'."""
+  is_own = own_code.is_own(config['name'])
   spoken = lambda value: ' and '.join(map(str, value)) if isinstance(value, list | tuple) else str(value)
   fields = [
     name.replace('_', ' ') if config[name] is True else f'{name.replace("_", " ")} {spoken(config[name])}'
-    for name in TOLD
+    for name in ([*config][1:] if is_own else TOLD)
     if config.get(name) not in (None, False)
   ]
-  return f'{MODELS[config["name"]]}: {", ".join(fields)}' if fields else MODELS[config['name']]
+  kind = f'`{config["name"]}`, code of its author' if is_own else MODELS[config['name']]
+  return f'{kind}: {", ".join(fields)}' if fields else kind
 
 
 PICTURES = {

@@ -26,7 +26,7 @@ def pipeline(about):
     return 'translation'
   if about.run.task.draw is not None and about.form in ('images', 'image_tokens'):
     return 'unconditional-image-generation'
-  return PIPELINES[about.task]
+  return PIPELINES.get(about.task, 'other')  # of a task of the user's own
 
 
 def fields(about, library):

@@ -24,7 +24,7 @@ def title(about):
   else:
     origin = f'It was trained on {data_in_words(about)}.'
     origin += f' It started from `{base}`.' if base else ''
-  return [f'# {about.name}', '', f'{descriptions.TASKS[about.task]} {origin}']
+  return [f'# {about.name}', '', f'{descriptions.task(about.task)} {origin}']
 
 
 def data_in_words(about):

@@ -2,10 +2,10 @@
 
 import shlex
 
-from aigc_jax import exporting
+from aigc_jax import exporting, own_code
 from aigc_jax.cards import about as facts_of
 from aigc_jax.cards.markdown import fenced, number, public, shortened, table
-from aigc_jax.errors import UsageError
+from aigc_jax.errors import UsageError, listed
 from aigc_jax.tasks import classification
 
 LEFT_OUT = ('--workdir', '--profile', '--coordinator', '--process_id')  # what is of one machine or one try
@@ -15,7 +15,8 @@ FLOPS_PER_PARAMETER = 6  # of a token that is learned from (Kaplan et al. 2020, 
 def usage(about, prompt, exported):
   """prompt: a text that the run can read. exported: config.json of Hugging Face beside the card, or None."""
   folder, task = f'runs/{about.name}', about.run.task
-  load = ['import aigc_jax', '', f'run = aigc_jax.load_run({folder!r})']
+  own = own_code.modules_of(about.config)
+  load = ['import aigc_jax', '', f'run = aigc_jax.load_run({folder!r}{trusted(about)})']
   commands, calls = [], []
   if task.prompts is not None and about.run.tokenizer is not None:
     strategy = ' --strategy=beam --num=3' if task.answers else ' --num=4 --temperature=0.8'
@@ -43,16 +44,24 @@ def usage(about, prompt, exported):
     calls.append('print(run.evaluate())')
   if about.form == 'images' and about.task == 'classification':
     commands.append(f'aigc eval {folder} --data=images:FOLDER  # a folder for each class')
+  trusted_folder = folder + own_code.flag(about.config)
+  commands = [command.replace(folder, trusted_folder, 1) for command in commands]
+  beside = f', {listed(f"`{name}`" for name in own)} where Python finds it,' if own else ''
   lines = [
     '## How to use it',
     '',
-    f'With aigc_jax installed and the run folder at `{folder}`:',
+    f'With aigc_jax installed{beside} and the run folder at `{folder}`:',
     '',
     *fenced('\n'.join(commands), 'bash'),
     '',
     *fenced('\n'.join([*load, *calls]), 'python'),
   ]
   return lines + in_huggingface(about, prompt, exported)
+
+
+def trusted(about):
+  """What a call says besides where the run is of code of its author's own."""
+  return ', trust=True' if own_code.modules_of(about.config) else ''
 
 
 def other_data(about):
@@ -196,7 +205,7 @@ def reproduction(about):
     'import aigc_jax',
     '',
     "config = json.load(open('config.json', encoding='utf-8'))",
-    "aigc_jax.train(config, 'runs/again')",
+    f"aigc_jax.train(config, 'runs/again'{trusted(about)})",
   ]
   lines += ['', *fenced('\n'.join(code), 'python')]
   if about.source.partition(':')[0] not in ('bundled', 'tfds', 'synthetic', 'environment', 'gymnax'):

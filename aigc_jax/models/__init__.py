@@ -53,7 +53,8 @@ CHECKS = {
 def schema_of(name):
   """The Linen module of that name, ours or the user's own 'module:name'. Raises UsageError for the latter."""
   if own_code.is_own(name):
-    return own_code.found('model', name, nn.Module, 'a class of flax.linen.Module')
+    is_module = lambda value: isinstance(value, type) and issubclass(value, nn.Module)
+    return own_code.found('model', name, is_module, 'a class of flax.linen.Module')
   return SCHEMAS[name]
 
 

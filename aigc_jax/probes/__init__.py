@@ -49,7 +49,8 @@ def probe(run, name, **choices):
 
   own = {choice: value for choice, value in given.items() if choice not in READS}
   of = {choice: value for choice, value in given.items() if choice in READS}
-  return titled(run, module.probe(run, reading.read(run, **of, most=kind.most), **own))
+  read = reading.fitting(reading.read(run, **of, most=kind.most), run.path)
+  return titled(run, module.probe(run, read, **own))
 
 
 def titled(run, found):

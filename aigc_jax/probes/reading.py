@@ -1,5 +1,6 @@
 """What a probe looks at: one text, one pair or some images, as the model of a run takes them."""
 
+import inspect
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +38,18 @@ class Reading(NamedTuple):
     return captured(self.module, self.method, self.variables, self.inputs, self.settings)
 
 
+def fitting(reading, path):
+  """The Reading of the run at `path`. Raises UsageError where a model of the user's own is not called as ours are."""
+  module = reading.module
+  try:
+    inspect.signature(getattr(module, reading.method or '__call__')).bind(*reading.inputs, **reading.settings)
+  except (TypeError, AttributeError) as error:
+    raise UsageError(
+      f'{path}: a probe calls a model as ours are called, and {type(module).__name__}: {error}'
+    ) from None
+  return reading
+
+
 def captured(module, method, variables, inputs, settings):
   look = lambda variables, inputs, settings: inspection.capture(
     module, variables, *inputs, method=method, **settings
@@ -71,6 +84,10 @@ def read(run, text=None, target=None, image=None, row=None, most=64):
   if target is not None and not (run.task.answers and text is not None):
     raise UsageError('target: is what a run that was trained on pairs writes from `text`; give it both')
   if text is not None:
+    if task not in OF_TEXT:
+      raise UsageError(
+        f'text: how the task {task} reads one is not known here; give row of the validation split'
+      )
     return of_text(run, OF_TEXT[task](run, text, target))
   return of_text(run, shortened(validation_rows(run, row), most))
 

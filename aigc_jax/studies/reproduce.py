@@ -32,7 +32,7 @@ class Plan(NamedTuple):
   missing: str = ''  # what it needs and is not here
 
 
-def reproduce(path, quick=False, workdir=None, output=None, jobs=1, quiet=False):
+def reproduce(path, quick=False, workdir=None, output=None, jobs=1, quiet=False, trust=False):
   """Runs the study of a file to its end and judges it; the same call again does what is left.
 
   Args:
@@ -41,6 +41,7 @@ def reproduce(path, quick=False, workdir=None, output=None, jobs=1, quiet=False)
     workdir: the study's folder; None: runs/NAME, and runs/NAME-quick.
     output: a Markdown file that gets the page besides WORKDIR/table.md.
     jobs: worker processes at a time, of an arm.
+    trust: whether to import models and tasks of the user's own, 'module:name' in a config.
 
   Returns:
     (the page as Markdown, [judging.Line]).
@@ -54,7 +55,7 @@ def reproduce(path, quick=False, workdir=None, output=None, jobs=1, quiet=False)
   folder = pathlib.Path(workdir or f'runs/{pathlib.Path(path).stem}{"-quick" if quick else ""}')
   check_output(output)
   state.check(folder)
-  plans = [planned(arm, folder) for arm in study.arms]
+  plans = [planned(arm, folder, trust) for arm in study.arms]
   for plan in plans:
     check_metrics(plan)
   with state.opened(folder) as kept, Console(folder / 'log.txt', quiet) as console:
@@ -85,7 +86,7 @@ def told(study, plans, quick):
   return f'arms: {len(plans)}, runs: {count}{long}'
 
 
-def planned(arm, folder):
+def planned(arm, folder, trust=False):
   """The Plan of an arm. Raises UsageError where its config, its overrides or its folder do not fit."""
   folder = folder / studies.folder_of(arm)
   needed, _, where = arm.needs.partition(': ')
@@ -93,7 +94,7 @@ def planned(arm, folder):
     return Plan(arm, folder, [], [], f'{needed} is not here' + (f'; {where}' if where else ''))
   space = [dict.fromkeys(arm.seeded, seed) for seed in arm.seeds]
   try:
-    trials = sweeping.find_trials(arm.config, space, arm.overrides)
+    trials = sweeping.find_trials(arm.config, space, arm.overrides, trust)
   except UsageError as error:
     raise UsageError(f'arm {arm.name!r}: {error}') from None
   sweep_folder.check(folder, trials)

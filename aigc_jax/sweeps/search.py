@@ -29,6 +29,7 @@ class Search(NamedTuple):
   overrides: list
   space: dict  # {dotted key: space.Between or [value]}
   count: int  # trials in all
+  trust: bool = False  # as in `schemas.read_config`
 
 
 def optuna_module():
@@ -82,7 +83,7 @@ def trial_of(search, params):
     key: values[params[key]] if isinstance(values, list) else params[key]
     for key, values in search.space.items()
   }
-  complete = read_config(search.config, [*search.overrides, *chosen.items()])
+  complete = read_config(search.config, [*search.overrides, *chosen.items()], search.trust)
   return Trial(name_of(complete), {key: value_at(complete, key) for key in chosen}, complete)
 
 
@@ -97,7 +98,7 @@ def check(search):
     lambda v: len(v) - 1 if isinstance(v, list) else v.high,
   ):
     trial_of(search, {key: pick(values) for key, values in search.space.items()})
-  return read_config(search.config, search.overrides)
+  return read_config(search.config, search.overrides, search.trust)
 
 
 def run_search(folder, search, options, console, starter=None):

@@ -21,13 +21,14 @@ class Trial(NamedTuple):
   config: Any  # resolved
 
 
-def trials_of(config, changes, overrides=()):
+def trials_of(config, changes, overrides=(), trust=False):
   """[Trial] of a space, in order.
 
   Args:
     config: 'FILE.py:VARIANT', a ConfigDict or nested dicts.
     changes: [{dotted key: text or value}] of each trial, see `space`.
     overrides: [(dotted key, text or value)] of every trial.
+    trust: as in `schemas.read_config`.
 
   Raises:
     UsageError: there is no trial, a field is unknown, a value is not what the field takes, or two trials are the same.
@@ -36,7 +37,7 @@ def trials_of(config, changes, overrides=()):
     raise UsageError('the sweep has no trials; it takes a list of override dicts, [{"seed": 0}, {"seed": 1}]')
   config, found = load_file(config) if isinstance(config, str) else config, {}
   for given in changes:
-    complete = read_config(config, [*overrides, *given.items()])
+    complete = read_config(config, [*overrides, *given.items()], trust)
     swept = {key: value_at(complete, key) for key in given}
     trial = Trial(name_of(complete), swept, complete)
     if trial.name in found:

@@ -4,8 +4,9 @@ import dataclasses
 import types
 from typing import Any, NamedTuple
 
-from aigc_jax import data, own_code
-from aigc_jax.errors import UsageError, listed
+from aigc_jax import data, models, own_code
+from aigc_jax.config import expected, fields_of
+from aigc_jax.errors import UsageError, listed, nearest
 from aigc_jax.tasks import (
   autoencoding,
   classification,
@@ -45,6 +46,7 @@ KINDS = {
   ),
 }
 SCHEMAS = {name: kind.schema for name, kind in KINDS.items()}
+FORMS, MODELS = data.FORMS, models.SCHEMAS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +63,19 @@ def own_kind(build, complete=None, schema=NoFields, data=('text',), models=(), h
     schema: a dataclass of config.task. data: the forms of data that it learns from, see `data.FORMS`.
     models: which of ours it trains; the user's own are trained by any task.
     higher_is_better: names of metrics of which more is better.
+
+  Raises ValueError and TypeError for what it cannot be made of.
   """
-  room = types.SimpleNamespace(build=build, complete=complete or filled_in, HIGHER_IS_BETTER=higher_is_better)
-  return Kind(room, schema, tuple(models), tuple(data))
+  if not callable(build) or not dataclasses.is_dataclass(schema):
+    raise TypeError(f'own_kind takes a function and a dataclass; build is {build!r}, schema is {schema!r}')
+  several = lambda given: (given,) if isinstance(given, str) else tuple(given)
+  trained, forms, better = map(several, (models, data, higher_is_better))
+  for what, given, known in (('data', forms, FORMS), ('models', trained, MODELS)):
+    for name in given:
+      if name not in known:
+        raise ValueError(f'{what}: {name!r} is not known; {nearest(name, known)}there are {listed(known)}')
+  room = types.SimpleNamespace(build=build, complete=complete or filled_in, HIGHER_IS_BETTER=better)
+  return Kind(room, schema, trained, forms)
 
 
 def filled_in(config, dataset):
@@ -80,7 +92,8 @@ def filled_in(config, dataset):
 def kind_of(name):
   """The Kind of a task, ours or the user's own 'module:name'. Raises UsageError for the latter."""
   if own_code.is_own(name):
-    return own_code.found('task', name, Kind, 'what aigc_jax.tasks.own_kind gives')
+    is_kind = lambda value: isinstance(value, Kind)
+    return own_code.found('task', name, is_kind, 'what aigc_jax.tasks.own_kind gives')
   return KINDS[name]
 
 
@@ -101,12 +114,16 @@ def data_schema(task, source):
 def check(config):
   """Raises UsageError where the task cannot train the model."""
   task, model = config['task']['name'], config['model']['name']
-  ours = kind_of(task).models
+  ours, where = kind_of(task).models, f'config.model.name: {model!r}'
   if model not in ours and not own_code.is_own(model):
     raise UsageError(
-      f'config.model.name: {model!r} is no model for the task {task!r}, which trains '
-      f'{listed(ours) or "models of your own"}'
+      f'{where} is no model for the task {task!r}, which trains {listed(ours) or "models of your own"}'
     )
+  if model in ours or not ours:
+    return
+  needed = set.intersection(*({*required(MODELS[name])} for name in ours))  # what our tasks fill in
+  if lacking := sorted(needed - {*fields_of(models.schema_of(model))}):
+    raise UsageError(f'{where} has no field {listed(lacking)}, which the task {task!r} sets in its models')
 
 
 def build(config):
@@ -120,5 +137,16 @@ def higher_is_better(config):
 
 
 def complete(config, dataset):
-  """The resolved config with what the data decides filled in."""
-  return kind_of(config['task']['name']).room.complete(config, dataset)
+  """The resolved config with what the data decides filled in. Raises UsageError where a field is left open."""
+  config = kind_of(config['task']['name']).room.complete(config, dataset)
+  for section, schema in (('task', schema_of), ('model', models.schema_of)):
+    for name, field in required(schema(config[section]['name'])).items():
+      if not field.optional and config[section].get(name) is None:
+        key = f'config.{section}.{name}'
+        raise UsageError(f'{key}: must be given, by --{key}=VALUE; {expected(field)}')
+  return config
+
+
+def required(schema):
+  """{name: Field} of those without a default."""
+  return {name: field for name, field in fields_of(schema).items() if field.default is dataclasses.MISSING}

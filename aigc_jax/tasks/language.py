@@ -43,10 +43,6 @@ def fit(config, dataset):
   """The config with a model that has the data's vocabulary and context. Raises UsageError where they clash."""
   model, needed = dict(config['model']), dataset.tokenizer.vocabulary_size
   length = dataset.facts['sequence_length']
-  if 'vocabulary_size' not in model:
-    raise UsageError(
-      f'config.model.name: {model["name"]!r} has no field vocabulary_size, and gives logits of as many tokens here'
-    )
   model['vocabulary_size'] = model['vocabulary_size'] or needed
   if model['vocabulary_size'] < needed:
     raise UsageError(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aigc_jax import files, memory, run
+from aigc_jax import files, memory, own_code, run
 from aigc_jax.data import cache
 from aigc_jax.environment import environment
 from aigc_jax.errors import AigcError, DataError, Interrupted, StorageError, UsageError
@@ -225,7 +225,8 @@ def take_steps(here, state, start, began):
   states = {'done': 'done', 'early stop': 'done', 'interrupted': 'interrupted'}
   folder.write_status(states[outcome.reason], outcome.step, checkpoint=outcome.step, message=outcome.reason)
   if outcome.reason == 'interrupted':
-    raise Interrupted(f'interrupted after step {outcome.step}, saved; go on by `aigc resume {folder.path}`')
+    command = f'aigc resume {folder.path}{own_code.flag(config)}'
+    raise Interrupted(f'interrupted after step {outcome.step}, saved; go on by `{command}`')
   return outcome
 
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 from pathlib import Path
 
+from aigc_jax import own_code
 from aigc_jax import run as run_folder
 from aigc_jax.schemas import resolved, schemas
 from aigc_jax.training import experiment, prepare, processes, profiling
@@ -72,4 +73,4 @@ def suggest(path, prepared, console):
   if experiment.learns_after(config['training']['steps'], config):
     commands.append(f'aigc resume {path} --steps=...')
   for i, command in enumerate(commands):
-    console.say(f'{"     " if i else "next:"} {command}')
+    console.say(f'{"     " if i else "next:"} {command}{own_code.flag(config)}')

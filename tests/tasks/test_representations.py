@@ -105,3 +105,14 @@ def test_a_map_has_a_colour_for_each_class():
   many = representations.drawn_map(features, labels, [str(i) for i in range(30)])
   assert (many != 255).any()
   assert jnp.isfinite(jnp.asarray(many)).all()
+
+
+def test_what_cannot_be_told_is_guessed_from_the_labels_alone():
+  """Features of an encoder that says nothing, and classes without a labelled image."""
+  (some, _), labels = clouds(9), np.array([1, 1, 1, 1, 2, 2, 1, 1, 2], np.int32)
+  for features in (np.zeros((9, 5), np.float32), np.ones((9, 5), np.float32)):
+    np.testing.assert_array_equal(representations.linear_probe(features, labels, CLASSES, features), 1)
+    np.testing.assert_array_equal(representations.nearest_neighbours(features, labels, CLASSES, some, 9), 1)
+  for guess in (representations.linear_probe, lambda *a: representations.nearest_neighbours(*a, 3)):
+    assert 0 not in np.asarray(guess(some, labels, CLASSES, some)), 'a class that no label is of'
+    np.testing.assert_array_equal(guess(some, np.full(9, 2), CLASSES, some), 2)
