@@ -285,7 +285,7 @@ class TrainedRun:
   def probe(self, name, **choices):
     """Looks inside: `run.probe('attention', text='Call me Ishmael.')`; the names and what they take: `probes.KINDS`.
 
-    Returns a `probes.panels.Probe`: a notebook shows it, `.save(folder)` writes it, its numbers are in `.arrays`.
+    Returns a `probes.result.Probe`: a notebook shows it, `.save(folder)` writes it, its numbers are in `.arrays`.
     """
     from aigc_jax import probes
 

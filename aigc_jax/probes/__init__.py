@@ -1,4 +1,4 @@
-"""What is inside a trained model: each probe is a file with `probe(run, ...)`, and gives a `panels.Probe`."""
+"""What is inside a trained model: each probe is a file with `probe(run, ...)`, and gives a `result.Probe`."""
 
 import importlib
 from typing import NamedTuple
@@ -33,7 +33,7 @@ def probe(run, name, **choices):
 
   choices: those that it takes; of `reading.read`: text, target, image, row.
 
-  Returns a `panels.Probe`. Raises UsageError for an unknown probe or choice, or where the probe does not fit the run.
+  Returns a `result.Probe`. Raises UsageError for an unknown probe or choice, or where the probe does not fit the run.
   """
   if name not in KINDS:
     raise UsageError(f'probe: {name!r} is not known; {nearest(name, KINDS)}there are {", ".join(KINDS)}')

@@ -13,7 +13,8 @@ import numpy as np
 
 from aigc_jax import data, tasks
 from aigc_jax.errors import UsageError
-from aigc_jax.probes.panels import Axis, Bars, Heat, Probe, numbered
+from aigc_jax.probes.panels import Axis, Bars, Heat, numbered
+from aigc_jax.probes.result import Probe
 from aigc_jax.task import Context
 from aigc_jax.training.state_leaves import flat
 

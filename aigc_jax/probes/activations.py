@@ -5,7 +5,8 @@ import re
 import numpy as np
 
 from aigc_jax.errors import UsageError, listed
-from aigc_jax.probes.panels import Axis, Bars, Heat, Probe
+from aigc_jax.probes.panels import Axis, Bars, Heat
+from aigc_jax.probes.result import Probe
 
 SHOWN = 24  # parts that are drawn
 MOST_ROWS, MOST_COLUMNS = 512, 512  # of a drawing; the arrays have all

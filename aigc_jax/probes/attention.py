@@ -5,7 +5,8 @@ import re
 import numpy as np
 
 from aigc_jax.errors import UsageError
-from aigc_jax.probes.panels import Axis, Heat, Pictures, Probe, Text, numbered
+from aigc_jax.probes.panels import Axis, Heat, Pictures, Text, numbered
+from aigc_jax.probes.result import Probe
 
 PATH = re.compile(r'^(?P<stack>.*?)(?P<layer>\d*)/?(?P<part>attention|cross_attention|)/?weights$')
 PARTS = {

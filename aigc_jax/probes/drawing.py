@@ -1,5 +1,6 @@
 """A probe as one picture, by matplotlib: its panels below one another. What it leaves out it says; the page has all."""
 
+import io
 import itertools
 import math
 
@@ -149,3 +150,12 @@ def draw_bars(panel):
 
 
 DRAWN = {p.Heat: draw_heat, p.Text: draw_text, p.Pictures: draw_pictures, p.Bars: draw_bars}
+
+
+def as_png(picture):
+  """uint8 [height, width, 3] -> the bytes of a PNG file."""
+  from matplotlib import image
+
+  content = io.BytesIO()
+  image.imsave(content, picture, format='png')
+  return content.getvalue()

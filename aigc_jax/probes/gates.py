@@ -5,7 +5,8 @@ import re
 import numpy as np
 
 from aigc_jax.errors import UsageError
-from aigc_jax.probes.panels import Axis, Heat, Probe, Text
+from aigc_jax.probes.panels import Axis, Heat, Text
+from aigc_jax.probes.result import Probe
 
 PATH = re.compile(r'(?P<layer>[\w/]*layer_\d+(_reversed)?)(/inside/(?P<name>.*))?$')
 SHOWN = 64  # units on the page of each layer, those that move most first; the arrays have all

@@ -12,7 +12,8 @@ import numpy as np
 
 from aigc_jax import data, tasks
 from aigc_jax.errors import UsageError
-from aigc_jax.probes.panels import Axis, Bars, Pictures, Probe
+from aigc_jax.probes.panels import Axis, Bars, Pictures
+from aigc_jax.probes.result import Probe
 from aigc_jax.tasks.autoencoding import ACTIVE
 from aigc_jax.tasks.images import as_floats
 from aigc_jax.tasks.likelihoods import gaussian_kl

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 
 from aigc_jax.errors import UsageError
-from aigc_jax.probes.panels import Axis, Heat, Probe
+from aigc_jax.probes.panels import Axis, Heat
 from aigc_jax.probes.reading import shown
+from aigc_jax.probes.result import Probe
 
 SHOWN = 5  # tokens told of each place
 FIRST = ('embed_norm', 'embed')  # whose vectors the first block reads: the first of these that there is

@@ -8,7 +8,8 @@ import numpy as np
 
 from aigc_jax.errors import UsageError
 from aigc_jax.probes.lens import log_softmax, quoted, shown_each
-from aigc_jax.probes.panels import Probe, Text
+from aigc_jax.probes.panels import Text
+from aigc_jax.probes.result import Probe
 
 SHOWN = 5  # tokens told of each place
 NOTES = (

@@ -8,6 +8,7 @@ from importlib import resources
 
 import numpy as np
 
+from aigc_jax.probes import drawing
 from aigc_jax.probes import panels as p
 
 NUMBERS = 3_000_000  # of a panel at most; of larger ones choices are left out, and then rows and columns
@@ -154,7 +155,7 @@ def as_source(image):
   """An image [height, width, channels] as the source of one in a page."""
   if image.dtype != np.uint8:
     image = np.round(np.clip(np.nan_to_num(image.astype(np.float32)), 0, 1) * 255).astype(np.uint8)
-  png = p.as_png(np.broadcast_to(image, (*image.shape[:2], 3)))
+  png = drawing.as_png(np.broadcast_to(image, (*image.shape[:2], 3)))
   return f'data:image/png;base64,{base64.b64encode(png).decode()}'
 
 

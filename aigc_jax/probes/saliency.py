@@ -14,7 +14,8 @@ import numpy as np
 from aigc_jax.errors import UsageError
 from aigc_jax.models import inspection
 from aigc_jax.probes.lens import quoted, shown_each
-from aigc_jax.probes.panels import Axis, Heat, Pictures, Probe, Text
+from aigc_jax.probes.panels import Axis, Heat, Pictures, Text
+from aigc_jax.probes.result import Probe
 
 SEED, COPIES, NOISE = 0, 32, 0.15  # of noisy copies, and their deviation as a part of the range of pixels
 MEASURES = {

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from aigc_jax.probes.panels import Axis, Bars, Heat, Pictures, Probe, Text, numbered
+from aigc_jax.probes.panels import Axis, Bars, Heat, Pictures, Text, numbered
+from aigc_jax.probes.result import Probe
 
 EVIL = '</script><script>alert(1)</script>'
 TOKENS = ['Call', ' me', '\n', '\t', '', ' ', '$x$', '明', '<b>&amp;', '<!--SCRIPT-->', EVIL]

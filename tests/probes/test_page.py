@@ -15,6 +15,7 @@ from matplotlib import image as images_of
 from aigc_jax.errors import StorageError, UsageError
 from aigc_jax.probes import page
 from aigc_jax.probes import panels as p
+from aigc_jax.probes.result import Probe
 from tests.probes import panels as made
 
 
@@ -117,12 +118,12 @@ def test_saves_three_files(tmp_path):
 def test_what_is_no_number_and_numbers_that_are_all_equal():
   axes = p.numbered('row', 2), p.numbered('column', 3)
   values = np.array([[np.nan, np.inf, -np.inf], [0.000123456, -123456.0, 0.0]])
-  found = data_of(page.as_html(p.Probe('x', '', [p.Heat('', values, axes)], {})))
+  found = data_of(page.as_html(Probe('x', '', [p.Heat('', values, axes)], {})))
   assert found['arrays'][0]['values'] == [None, 'inf', '-inf', 0.0001235, -123500.0, 0]
   for filled in (np.nan, 0.0, 3.0, -2.0):
     panel = p.Heat('', np.full((2, 3), filled), axes)
     np.testing.assert_array_equal(
-      array_of(data_of(page.as_html(p.Probe('x', '', [panel], {}))), {'array': 0}), panel.values
+      array_of(data_of(page.as_html(Probe('x', '', [panel], {}))), {'array': 0}), panel.values
     )
 
 
@@ -134,14 +135,14 @@ def test_a_page_stays_small(monkeypatch):
   for i in range(3):
     details[i] = [[[f'{i} {j}'] * 64] * 64 for j in range(4)]
   panel = p.Heat('', generator.random(shape), axes, details=details)
-  data = data_of(page.as_html(p.Probe('x', '', [panel], {})))
+  data = data_of(page.as_html(Probe('x', '', [panel], {})))
   (shown,) = data['panels']
   assert [axis['labels'] for axis in shown['axes'][:2]] == [['0', '2'], ['0', '3']]
   assert shown['note'] == 'Too large for a page: here are 2 of 3 (a), 2 of 4 (b); the arrays have all.'
   same_to_4_digits(array_of(data, shown), panel.values[::2, ::3])
   assert shown['details'][1][1][0][0] == '2 3'
   text = p.Text('', ['x'] * 64, panel.values, axes[:2], pairwise=True)
-  data = data_of(page.as_html(p.Probe('x', '', [panel, text], {})))
+  data = data_of(page.as_html(Probe('x', '', [panel, text], {})))
   assert data['panels'][1]['array'] == 0, 'what is left of it is there once, too'
   assert [axis['labels'] for axis in data['panels'][1]['choices']] == [['0', '2'], ['0', '3']]
   wide = p.Heat(
@@ -149,7 +150,7 @@ def test_a_page_stays_small(monkeypatch):
     generator.random((1, 300, 400)),
     (axes[0]._replace(labels=['0']), p.numbered('r', 300), p.numbered('c', 400)),
   )
-  data = data_of(page.as_html(p.Probe('x', '', [wide], {})))
+  data = data_of(page.as_html(Probe('x', '', [wide], {})))
   rows, columns = ([int(label) for label in axis['labels']] for axis in data['panels'][0]['axes'][1:])
   assert len(rows) * len(columns) <= page.NUMBERS
   same_to_4_digits(array_of(data, data['panels'][0])[0], wide.values[0][np.ix_(rows, columns)])
@@ -182,7 +183,7 @@ BAD = {
 @pytest.mark.parametrize('case', BAD)
 def test_what_cannot_be_shown_is_refused_in_one_line(case, tmp_path):
   panels, message = BAD[case]
-  probe = p.Probe('x', '', panels, {})
+  probe = Probe('x', '', panels, {})
   for use in (probe.picture, probe._repr_html_, lambda: probe.save(tmp_path / 'new')):
     with pytest.raises(UsageError, match=message) as raised:
       use()
@@ -193,9 +194,9 @@ def test_what_cannot_be_shown_is_refused_in_one_line(case, tmp_path):
 def test_a_name_stays_in_the_folder_and_arrays_are_no_objects(tmp_path):
   panel = p.Bars('', [1.0], p.numbered('head', 1))
   with pytest.raises(UsageError, match='no name of a file'):
-    p.Probe('../x', '', [panel], {}).save(tmp_path)
+    Probe('../x', '', [panel], {}).save(tmp_path)
   with pytest.raises(UsageError, match='array words holds objects'):
-    p.Probe('x', '', [panel], {'words': np.array(['a', None], object)}).save(tmp_path)
+    Probe('x', '', [panel], {'words': np.array(['a', None], object)}).save(tmp_path)
 
 
 def opened(browser, path):
@@ -278,7 +279,7 @@ def test_the_frame_and_small_panels_in_a_browser(browser, tmp_path):
     p.Text('none', ['a', 'b'], [[np.nan, np.inf], [np.nan, np.nan]], (row,)),
     p.Bars('none', [np.nan], one),
   ]
-  frame = p.Probe('small', 'small', panels, {})._repr_html_()
+  frame = Probe('small', 'small', panels, {})._repr_html_()
   (tmp_path / 'page.html').write_text(f'<!doctype html><meta charset="utf-8">{frame}', encoding='utf-8')
   shown, problems, asked = opened(browser, tmp_path / 'page.html')
   inside = shown.frame_locator('iframe')
