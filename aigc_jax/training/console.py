@@ -13,6 +13,12 @@ from aigc_jax.files import storage_errors
 PLAIN_SECONDS = 10.0  # between progress lines where there is no terminal
 
 
+def in_notebook():
+  """Whether this process is the kernel of a notebook, and not one that merely has its libraries."""
+  shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
+  return hasattr(shell, 'kernel')
+
+
 class Console:
   """Open with `with`; `log` is a path that every line is appended to, or None."""
 
@@ -42,7 +48,7 @@ class Console:
     if self.bar:
       self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
     else:
-      print(text, file=sys.stdout if 'ipykernel' in sys.modules else sys.stderr, flush=True)
+      print(text, file=sys.stdout if in_notebook() else sys.stderr, flush=True)
 
   def start(self, step, total):
     if not self.quiet and sys.stderr.isatty():
